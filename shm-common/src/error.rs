@@ -136,9 +136,23 @@ pub enum Error {
         /// The greatest number possible; the least is 1.
         max: usize,
     },
+    /// A message arrived with another number of descriptors than agreed; they
+    /// were closed.
+    WrongDescriptorCount {
+        /// How many were agreed on.
+        expected: usize,
+        /// How many arrived.
+        received: usize,
+    },
     /// A message shorter than one byte cannot carry descriptors; nothing was
-    /// sent.
+    /// sent or received.
     EmptyMessage,
+    /// A datagram was longer than the buffer; its end and its descriptors are
+    /// lost.
+    MessageTruncated {
+        /// The length of the buffer in bytes.
+        capacity: usize,
+    },
     /// This mechanism or kernel cannot do that.
     Unsupported {
         /// What cannot be done, and what could be done instead.
@@ -221,6 +235,8 @@ impl Error {
             Error::NotReady { .. } => io::ErrorKind::TimedOut,
             Error::Unsupported { .. } => io::ErrorKind::Unsupported,
             Error::DescriptorsTruncated { .. }
+            | Error::WrongDescriptorCount { .. }
+            | Error::MessageTruncated { .. }
             | Error::MissingSeals { .. }
             | Error::WrongKind { .. } => io::ErrorKind::InvalidData,
             _ => match self.raw_os_error() {
@@ -319,9 +335,18 @@ impl fmt::Display for Error {
                 f,
                 "cannot send {given} descriptors: a message takes 1 to {max}"
             ),
+            Error::WrongDescriptorCount { expected, received } => write!(
+                f,
+                "cannot take the descriptors: {received} arrived and were \
+                 closed, {expected} were expected"
+            ),
             Error::EmptyMessage => f.write_str(
-                "cannot send descriptors with no bytes: \
+                "cannot pass descriptors with no bytes: \
                  a stream drops descriptors that no byte carries",
+            ),
+            Error::MessageTruncated { capacity } => write!(
+                f,
+                "cannot take the message: it is longer than {capacity} bytes"
             ),
             Error::Unsupported { what, os: None } => {
                 write!(f, "cannot do this: {what}")

@@ -1,0 +1,242 @@
+//! Only here: descriptors passed over Unix sockets, which is how a segment
+//! without a name gets to another process.
+//!
+//! A message is at least one byte and 1 to 253 descriptors. The receiver gets
+//! descriptors of its own for the same segments; no byte of them is copied.
+//!
+//! On a stream, bytes have no boundaries: [`receive`] returns as many as there
+//! are up to the size of its buffer, so fix the length of what you send, or
+//! send its length first. A plain read(2) of a byte that carries descriptors
+//! drops them.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{self, MsgFlags, getsockopt, sockopt};
+use sendfd::SendWithFd;
+use shm_common::{Error, Object, OsError, Result};
+
+use crate::raw;
+
+/// The most descriptors that one message carries: the kernel's `SCM_MAX_FD`.
+pub const MAX_DESCRIPTORS: usize = raw::SCM_MAX_FD;
+
+/// Sends `payload` and copies of `descriptors` in one message.
+///
+/// All of it is sent when this returns. If the socket does not block and its
+/// buffer fills up half-way through a payload on a stream, this waits for room,
+/// since half a message cannot be taken back.
+///
+/// # Errors
+///
+/// - [`Error::EmptyMessage`]: `payload` is empty; nothing was sent.
+/// - [`Error::InvalidDescriptorCount`]: `descriptors` is empty or more than
+///   [`MAX_DESCRIPTORS`]; nothing was sent.
+/// - [`Error::Disconnected`]: the peer closed its end (`EPIPE`, `ECONNRESET`).
+/// - [`Error::WouldBlock`]: the socket does not block and has no room, or its
+///   time-out passed (`EAGAIN`); nothing was sent.
+/// - [`Error::LimitReached`]: this user has too many descriptors under way that
+///   nobody received yet (`ETOOMANYREFS`).
+/// - [`Error::Os`]: a datagram larger than the socket takes (`EMSGSIZE`).
+///
+/// # Crashes
+///
+/// A program that does not ignore `SIGPIPE` gets it when the peer has closed
+/// its end. Rust programs ignore it unless told otherwise.
+///
+/// # Examples
+///
+/// ```
+/// use std::os::fd::AsFd;
+/// use std::os::unix::net::UnixStream;
+/// use shm_memfd::{Label, Segment, Size, transfer};
+///
+/// let (ours, theirs) = UnixStream::pair()?;
+/// let segment = Segment::create(&Label::new("frames")?, Size::MIB)?;
+/// segment.map()?.bytes().write_at(0, b"zero copies")?;
+/// transfer::send(&ours, b"!", &[segment.as_fd()])?;
+///
+/// // In another process:
+/// let message = transfer::receive(&theirs, &mut [0; 1], 1)?;
+/// let [fd] = message.into_descriptors()?;
+/// let received = Segment::open(fd)?;
+/// assert_eq!(received.map()?.bytes().get(0), Ok(*b"zero copies"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Sources
+///
+/// sendmsg(2), unix(7) `SCM_RIGHTS`.
+pub fn send<S: SendWithFd + AsFd>(
+    socket: &S,
+    payload: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<()> {
+    if payload.is_empty() {
+        return Err(Error::EmptyMessage);
+    }
+    if !(1..=MAX_DESCRIPTORS).contains(&descriptors.len()) {
+        return Err(Error::InvalidDescriptorCount {
+            given: descriptors.len(),
+            max: MAX_DESCRIPTORS,
+        });
+    }
+    let raw: Vec<RawFd> = descriptors.iter().map(|fd| fd.as_raw_fd()).collect();
+    let sent = loop {
+        match socket.send_with_fd(payload, &raw) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                return Err(send_error(socket.as_fd(), errno));
+            }
+            Ok(sent) => break sent,
+        }
+    };
+    // The descriptors went with the first byte.
+    send_rest(socket.as_fd(), payload.get(sent..).unwrap_or_default())
+}
+
+fn send_rest(socket: BorrowedFd<'_>, mut rest: &[u8]) -> Result<()> {
+    while !rest.is_empty() {
+        let fd = socket.as_raw_fd();
+        match socket::send(fd, rest, MsgFlags::MSG_NOSIGNAL) {
+            Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => {
+                let mut writable = [PollFd::new(socket, PollFlags::POLLOUT)];
+                match poll(&mut writable, PollTimeout::NONE) {
+                    Ok(_) | Err(Errno::EINTR) => {}
+                    Err(errno) => {
+                        return Err(send_error(socket, errno as i32));
+                    }
+                }
+            }
+            Err(errno) => return Err(send_error(socket, errno as i32)),
+        }
+    }
+    Ok(())
+}
+
+fn send_error(socket: BorrowedFd<'_>, errno: i32) -> Error {
+    let os = OsError::new("sendmsg", errno)
+        .on(Object::Descriptor(socket.as_raw_fd()));
+    match errno {
+        libc::ETOOMANYREFS => Error::LimitReached(os.hint(
+            "too many descriptors of this user are under way (ulimit -n)",
+        )),
+        _ => os.into(),
+    }
+}
+
+/// What [`receive`] brought.
+#[derive(Debug)]
+pub struct Message {
+    /// How many bytes of the buffer were filled.
+    pub len: usize,
+    /// The descriptors, close-on-exec; at most as many as the caller takes,
+    /// and none if the sender sent plain bytes.
+    pub descriptors: Vec<OwnedFd>,
+}
+
+impl Message {
+    /// The descriptors, when there are exactly `N` of them; otherwise they are
+    /// closed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongDescriptorCount`]: there are more or fewer.
+    pub fn into_descriptors<const N: usize>(self) -> Result<[OwnedFd; N]> {
+        self.descriptors.try_into().map_err(|others: Vec<OwnedFd>| {
+            Error::WrongDescriptorCount { expected: N, received: others.len() }
+        })
+    }
+}
+
+/// Receives bytes into `buffer` and up to `max` descriptors. Waits until there
+/// is something, unless the socket does not block or has a time-out.
+///
+/// A sender is not trusted: every descriptor that arrives is owned at once and
+/// close-on-exec, so none leaks, whatever else was wrong.
+///
+/// # Errors
+///
+/// In each case the descriptors that arrived are closed.
+///
+/// - [`Error::DescriptorsTruncated`]: more than `max` came, or some were lost
+///   because this process is at its limit of open files.
+/// - [`Error::MessageTruncated`]: a datagram was longer than `buffer`.
+/// - [`Error::Disconnected`]: the peer closed its end, or reset the connection
+///   (`ECONNRESET`).
+/// - [`Error::WouldBlock`]: nothing there, on a socket that does not block, or
+///   within its time-out (`EAGAIN`).
+/// - [`Error::EmptyMessage`]: `buffer` is empty; nothing was received.
+///
+/// # Sources
+///
+/// recvmsg(2), unix(7) `SCM_RIGHTS`.
+pub fn receive(
+    socket: impl AsFd,
+    buffer: &mut [u8],
+    max: usize,
+) -> Result<Message> {
+    if buffer.is_empty() {
+        return Err(Error::EmptyMessage);
+    }
+    let socket = socket.as_fd();
+    let received = loop {
+        match raw::recvmsg(socket, buffer, libc::MSG_CMSG_CLOEXEC) {
+            Err(os) if os.errno() == libc::EINTR => {}
+            result => break result?,
+        }
+    };
+    let raw::Received { len, flags, descriptors } = received;
+    if flags & libc::MSG_CTRUNC != 0 || descriptors.len() > max {
+        let received = descriptors.len();
+        return Err(Error::DescriptorsTruncated { received, max });
+    }
+    if flags & libc::MSG_TRUNC != 0 {
+        return Err(Error::MessageTruncated { capacity: buffer.len() });
+    }
+    if len == 0 && descriptors.is_empty() {
+        let os = OsError::new("recvmsg", libc::ECONNRESET)
+            .on(Object::Descriptor(socket.as_raw_fd()))
+            .hint("the peer closed its end");
+        return Err(Error::Disconnected(os));
+    }
+    Ok(Message { len, descriptors })
+}
+
+/// Who is at the other end of a connected socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Credentials {
+    /// The process that connected, or made the pair. It may have handed its end
+    /// to another process, and may be gone and its number used again; 0 if it
+    /// lives outside this process's pid namespace.
+    pub pid: i32,
+    /// Its effective user id at that time.
+    pub uid: u32,
+    /// Its effective group id at that time.
+    pub gid: u32,
+}
+
+/// Asks the kernel who is at the other end; nothing that the peer says is
+/// involved.
+///
+/// # Errors
+///
+/// [`Error::Os`]: it is no Unix socket (`ENOPROTOOPT`, `ENOTSOCK`).
+///
+/// # Sources
+///
+/// unix(7) `SO_PEERCRED`.
+pub fn peer_credentials(socket: impl AsFd) -> Result<Credentials> {
+    let socket = socket.as_fd();
+    let peer =
+        getsockopt(&socket, sockopt::PeerCredentials).map_err(|errno| {
+            OsError::new("getsockopt(SO_PEERCRED)", errno as i32)
+                .on(Object::Descriptor(socket.as_raw_fd()))
+        })?;
+    Ok(Credentials { pid: peer.pid(), uid: peer.uid(), gid: peer.gid() })
+}

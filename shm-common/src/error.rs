@@ -181,6 +181,8 @@ pub enum NameFault {
         /// The greatest length in bytes.
         max: usize,
     },
+    /// It stands for a number of 32 bits, and is none.
+    NotANumber,
 }
 
 /// What keeps a number or a text from being a size.
@@ -389,6 +391,9 @@ impl fmt::Display for NameFault {
                 f.write_str("holds a slash after the first character")
             }
             NameFault::Dots => f.write_str("names a directory"),
+            NameFault::NotANumber => {
+                f.write_str("is no number that the kernel uses")
+            }
             NameFault::TooLong { max } => {
                 write!(f, "is longer than {max} bytes")
             }

@@ -53,8 +53,20 @@ impl<A: Access> Mapping<A> {
             false => libc::PROT_READ,
         };
         // SAFETY: 1. MAP_SHARED replaces nothing.
-        let start =
-            unsafe { raw::mmap(mapped_len, prot, libc::MAP_SHARED, fd, 0)? };
+        let shared =
+            unsafe { raw::mmap(mapped_len, prot, libc::MAP_SHARED, fd, 0) };
+        let start = match shared {
+            // Before Linux 6.7 a segment sealed against writing could not be
+            // mapped shared, not even for reading. A private mapping of it is
+            // the same pages, as nobody writes them.
+            Err(os) if os.errno() == libc::EPERM && !A::WRITABLE => {
+                // SAFETY: 1. MAP_PRIVATE replaces nothing.
+                unsafe {
+                    raw::mmap(mapped_len, prot, libc::MAP_PRIVATE, fd, 0)?
+                }
+            }
+            shared => shared?,
+        };
         let mapping = Self {
             start: start.cast(),
             len: size.bytes(),

@@ -184,15 +184,20 @@ pub(crate) fn page_size_and_len(
     fd: BorrowedFd<'_>,
 ) -> Result<(PageSize, Size)> {
     const HUGETLBFS_MAGIC: FsType = FsType(libc::HUGETLBFS_MAGIC);
-    let size = Size::try_from(Stat::from(fstat(fd)?).len)?;
+    let stat = fstat(fd)?;
+    let size = Size::try_from(Stat::from(stat).len)?;
+    let base = PageSize::base();
+    // A block is a huge page in a pool; in a tmpfs it may be the size of one
+    // too, when transparent huge pages are on. So only then ask once more.
+    let block = usize::try_from(stat.st_blksize).unwrap_or(base.bytes());
+    if block == base.bytes() {
+        return Ok((base, size));
+    }
     let fs = fstatfs(fd)
         .map_err(|errno| os_error("fstatfs", errno, descriptor(fd)))?;
     let page_size = match fs.filesystem_type() {
-        HUGETLBFS_MAGIC => {
-            let bytes = usize::try_from(fs.block_size()).unwrap_or(0);
-            PageSize::new(bytes)?
-        }
-        _ => PageSize::base(),
+        HUGETLBFS_MAGIC => PageSize::new(block)?,
+        _ => base,
     };
     Ok((page_size, size))
 }

@@ -61,3 +61,7 @@ pub use page_size::PageSize;
 pub use size::Size;
 
 pub use zerocopy;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

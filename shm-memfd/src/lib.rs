@@ -79,3 +79,7 @@ pub use shm_common::{
     self, AsSharedBytes, Error, HugePages, PageSize, ReadOnly, ReadWrite,
     Reserve, Result, SharedBytes, Size,
 };
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

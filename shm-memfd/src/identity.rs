@@ -29,7 +29,7 @@ use shm_common::{Error, NameFault, Object, Result};
 ///
 /// # Sources
 ///
-/// memfd_create(2).
+/// `memfd_create(2)`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Label {
     label: CString,
@@ -56,7 +56,7 @@ impl Label {
         Ok(Self { label })
     }
 
-    /// The label as memfd_create(2) takes it.
+    /// The label as `memfd_create(2)` takes it.
     #[must_use]
     pub fn as_c_str(&self) -> &CStr {
         &self.label

@@ -25,7 +25,7 @@ fn descriptor_of(fd: BorrowedFd<'_>) -> Object {
 ///
 /// # Sources
 ///
-/// memfd_create(2); since Linux 3.17, `MFD_NOEXEC_SEAL` since Linux 6.3.
+/// `memfd_create(2)`; since Linux 3.17, `MFD_NOEXEC_SEAL` since Linux 6.3.
 pub fn memfd_create(name: &CStr, flags: c_uint) -> Result<OwnedFd, OsError> {
     // SAFETY: `name` is a C string that lives through the call.
     let fd = unsafe { libc::memfd_create(name.as_ptr(), flags) };
@@ -112,7 +112,7 @@ pub fn ftruncate(fd: BorrowedFd<'_>, length: off_t) -> Result<(), OsError> {
 ///
 /// # Sources
 ///
-/// posix_fallocate(3); in tmpfs since Linux 3.5.
+/// `posix_fallocate(3)`; in tmpfs since Linux 3.5.
 pub fn posix_fallocate(
     fd: BorrowedFd<'_>,
     offset: off_t,

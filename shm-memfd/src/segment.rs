@@ -1,4 +1,4 @@
-//! A memfd segment: memfd_create → ftruncate → mmap → munmap → close.
+//! A memfd segment: `memfd_create` → ftruncate → mmap → munmap → close.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -50,7 +50,7 @@ impl Segment<ReadWrite> {
     ///
     /// # Sources
     ///
-    /// memfd_create(2) (since Linux 3.17), posix_fallocate(3).
+    /// `memfd_create(2)` (since Linux 3.17), `posix_fallocate(3)`.
     pub fn create(label: &Label, size: Size) -> Result<Self> {
         SegmentOptions::new().create(label, size)
     }

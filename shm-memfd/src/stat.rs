@@ -37,10 +37,6 @@ impl From<FileStat> for Stat {
         clippy::cast_sign_loss,
         reason = "the kernel gives sizes and block counts as positive numbers"
     )]
-    #[expect(
-        clippy::unnecessary_cast,
-        reason = "the fields' types differ between architectures"
-    )]
     fn from(stat: FileStat) -> Self {
         Self {
             len: stat.st_size as u64,

@@ -10,7 +10,7 @@ use shm_common::{Error, NameFault, Object, Result};
 
 use crate::raw;
 
-/// Where Linux's C libraries keep the objects of shm_open(3): a tmpfs.
+/// Where Linux's C libraries keep the objects of `shm_open(3)`: a tmpfs.
 pub(crate) const DIRECTORY: &str = "/dev/shm";
 
 /// The name of a segment, checked once: a slash, then 1 to 255 bytes without a
@@ -33,7 +33,7 @@ pub(crate) const DIRECTORY: &str = "/dev/shm";
 ///
 /// # Sources
 ///
-/// shm_open(3); the limit is `NAME_MAX`.
+/// `shm_open(3)`; the limit is `NAME_MAX`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name {
     /// `/dev/shm/NAME`: its tail, from the last slash, is the POSIX name.
@@ -63,7 +63,7 @@ impl Name {
         Ok(Self { path })
     }
 
-    /// The name as shm_open(3) takes it, with its leading slash.
+    /// The name as `shm_open(3)` takes it, with its leading slash.
     #[must_use]
     pub fn as_c_str(&self) -> &CStr {
         // The slash that ends the directory begins the name.
@@ -89,7 +89,7 @@ impl Name {
     ///
     /// # Sources
     ///
-    /// shm_unlink(3).
+    /// `shm_unlink(3)`.
     pub fn unlink(&self) -> Result<()> {
         Ok(raw::shm_unlink(self.as_c_str())?)
     }

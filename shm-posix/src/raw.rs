@@ -29,7 +29,7 @@ fn descriptor_of(fd: BorrowedFd<'_>) -> Object {
 ///
 /// # Sources
 ///
-/// shm_open(3); in Linux's C libraries an open(2) in `/dev/shm`.
+/// `shm_open(3)`; in Linux's C libraries an open(2) in `/dev/shm`.
 pub fn shm_open(
     name: &CStr,
     oflag: c_int,
@@ -52,7 +52,7 @@ pub fn shm_open(
 ///
 /// # Sources
 ///
-/// shm_unlink(3).
+/// `shm_unlink(3)`.
 pub fn shm_unlink(name: &CStr) -> Result<(), OsError> {
     // SAFETY: `name` is a C string that lives through the call.
     match unsafe { libc::shm_unlink(name.as_ptr()) } {
@@ -97,7 +97,7 @@ pub fn ftruncate(fd: BorrowedFd<'_>, length: off_t) -> Result<(), OsError> {
 ///
 /// # Sources
 ///
-/// posix_fallocate(3); in tmpfs since Linux 3.5.
+/// `posix_fallocate(3)`; in tmpfs since Linux 3.5.
 pub fn posix_fallocate(
     fd: BorrowedFd<'_>,
     offset: off_t,

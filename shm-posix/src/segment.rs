@@ -1,4 +1,4 @@
-//! A POSIX segment: shm_open → ftruncate → mmap → munmap → shm_unlink.
+//! A POSIX segment: `shm_open` → ftruncate → mmap → munmap → `shm_unlink`.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -60,7 +60,7 @@ impl Segment<ReadWrite> {
     ///
     /// # Sources
     ///
-    /// shm_open(3), open(2) `O_TMPFILE` (since Linux 3.11), posix_fallocate(3).
+    /// `shm_open(3)`, open(2) `O_TMPFILE` (since Linux 3.11), `posix_fallocate(3)`.
     pub fn create(name: &Name, size: Size) -> Result<Self> {
         SegmentOptions::new().create(name, size)
     }
@@ -195,7 +195,7 @@ impl Segment<ReadWrite> {
     ///
     /// # Sources
     ///
-    /// shm_open(3).
+    /// `shm_open(3)`.
     pub fn open(name: &Name) -> Result<Self> {
         SegmentOptions::new().open(name)
     }

@@ -70,6 +70,7 @@ impl Stat {
 
     #[expect(
         clippy::unnecessary_cast,
+        clippy::cast_lossless,
         reason = "the fields' types differ between architectures"
     )]
     pub(crate) fn new(id: Id, stat: &libc::shmid_ds) -> Self {

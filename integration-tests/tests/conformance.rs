@@ -3,6 +3,7 @@
 //!
 //! The suite is written once, against the trait `Mechanism`; `conformance!`
 //! makes the tests of one mechanism from it.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;

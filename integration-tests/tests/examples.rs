@@ -1,5 +1,6 @@
 //! The examples `send` and `receive` of each mechanism crate, as two programs
 //! that are started by hand, with a real file as the payload.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -85,7 +86,7 @@ fn example(name: &str) -> Command {
 /// A file larger than one piece of the examples, and no multiple of it.
 fn payload(directory: &Path) -> (PathBuf, Vec<u8>) {
     let contents: Vec<u8> =
-        (0_u32..2_500_007).map(|i| (i.wrapping_mul(31) >> 3) as u8).collect();
+        (0_u32..2_500_007).map(|i| (i * 31 / 8).to_le_bytes()[0]).collect();
     let path = directory.join("payload");
     fs::write(&path, &contents).unwrap();
     (path, contents)

@@ -129,7 +129,10 @@ proptest! {
         let view = SharedBytes::from_mut(&mut memory[skip..]);
         macro_rules! round_trip {
             ($($integer:ty),*) => {$(
-                let value = value as $integer;
+                let bytes = value.to_ne_bytes();
+                let value = <$integer>::from_ne_bytes(
+                    *bytes.first_chunk().unwrap(),
+                );
                 let set = view.set(offset, value);
                 let len = size_of::<$integer>();
                 prop_assert_eq!(set.is_ok(), inside(offset, len, view.len()));

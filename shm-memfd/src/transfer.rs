@@ -138,6 +138,11 @@ pub struct Message {
     /// The descriptors, close-on-exec; at most as many as the caller takes,
     /// and none if the sender sent plain bytes.
     pub descriptors: Vec<OwnedFd>,
+    /// The sender's pidfd, close-on-exec, if `SO_PASSPIDFD` is set on the
+    /// socket (since Linux 6.5). It is the kernel's and not the sender's, and
+    /// does not count as one of the descriptors. None also when this process is
+    /// at its limit of open files.
+    pub pidfd: Option<OwnedFd>,
 }
 
 impl Message {
@@ -191,7 +196,7 @@ pub fn receive(
             result => break result?,
         }
     };
-    let raw::Received { len, flags, descriptors } = received;
+    let raw::Received { len, flags, descriptors, pidfd } = received;
     if flags & libc::MSG_CTRUNC != 0 || descriptors.len() > max {
         let received = descriptors.len();
         return Err(Error::DescriptorsTruncated { received, max });
@@ -205,7 +210,7 @@ pub fn receive(
             .hint("the peer closed its end");
         return Err(Error::Disconnected(os));
     }
-    Ok(Message { len, descriptors })
+    Ok(Message { len, descriptors, pidfd })
 }
 
 /// Who is at the other end of a connected socket.

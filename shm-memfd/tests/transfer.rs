@@ -1,6 +1,7 @@
 //! Descriptors passed over every kind of Unix socket: what arrives, what is
 //! told when something does not, and that no descriptor is ever left open.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(unsafe_code, reason = "sets socket options that nix lacks")]
 
 use std::io::{PipeReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -27,6 +28,9 @@ use shm_memfd::{Error, Label, Segment, Size};
 
 const KINDS: [SockType; 3] =
     [SockType::Stream, SockType::SeqPacket, SockType::Datagram];
+
+/// Newer than the C headers of some systems.
+const SO_PASSPIDFD: libc::c_int = 76;
 
 /// A connected pair of sockets on which nothing waits for ever. All three kinds
 /// come as a `UnixStream`, which only is what owns the descriptor.
@@ -271,6 +275,95 @@ fn a_receiver_at_its_limit_of_open_files_is_told_and_leaks_nothing() {
                     let message = receive(&theirs, &mut [0], 1).unwrap();
                     assert_eq!(message.descriptors.len(), 1);
                 }
+            }
+        });
+    });
+}
+
+/// Lets the kernel add to every message what it can; gives whether it knows
+/// pidfds (since Linux 6.5).
+fn let_the_kernel_add_to_messages(socket: &UnixStream) -> bool {
+    assert!(switch_on(socket, libc::SO_PASSCRED));
+    assert!(switch_on(socket, libc::SO_PASSSEC));
+    assert!(switch_on(socket, libc::SO_TIMESTAMP));
+    switch_on(socket, SO_PASSPIDFD)
+}
+
+fn switch_on(socket: &UnixStream, option: libc::c_int) -> bool {
+    let on: libc::c_int = 1;
+    let len = libc::socklen_t::try_from(size_of_val(&on)).unwrap();
+    // SAFETY: `on` lives through the call, and `len` is its length.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            (&raw const on).cast(),
+            len,
+        )
+    };
+    set == 0
+}
+
+#[test]
+fn what_the_kernel_adds_to_a_message_costs_no_descriptor() {
+    alone(|| {
+        leaks::assert_none(|| {
+            for kind in KINDS {
+                let (ours, theirs) = pair(kind);
+                let_the_kernel_add_to_messages(&theirs);
+                for count in [1, 16, MAX_DESCRIPTORS] {
+                    let segment = segment();
+                    send(&ours, b"!", &vec![segment.as_fd(); count]).unwrap();
+                    let message = receive(&theirs, &mut [0], count).unwrap();
+                    assert_eq!(message.descriptors.len(), count, "{kind:?}");
+                }
+            }
+        });
+    });
+}
+
+#[test]
+fn the_pidfd_that_the_kernel_adds_is_none_of_the_senders_descriptors() {
+    alone(|| {
+        leaks::assert_none(|| {
+            for kind in KINDS {
+                let (mut ours, theirs) = pair(kind);
+                let supported = switch_on(&theirs, SO_PASSPIDFD);
+                let segment = segment();
+                send(&ours, b"!", &[segment.as_fd()]).unwrap();
+                let message = receive(&theirs, &mut [0], 1).unwrap();
+                assert_eq!(message.pidfd.is_some(), supported, "{kind:?}");
+                if let Some(pidfd) = &message.pidfd {
+                    let flags = fcntl(pidfd, FcntlArg::F_GETFD).unwrap();
+                    assert_eq!(flags, FdFlag::FD_CLOEXEC.bits());
+                }
+                let [fd] = message.into_descriptors().unwrap();
+                assert_eq!(object(fd), object(&segment));
+                // Nor does a message without any have one.
+                ours.write_all(b"!").unwrap();
+                let message = receive(&theirs, &mut [0], 0).unwrap();
+                assert!(message.descriptors.is_empty());
+                assert_eq!(message.pidfd.is_some(), supported);
+            }
+        });
+    });
+}
+
+#[test]
+fn a_pidfd_that_the_kernel_could_not_make_is_not_taken_for_one() {
+    alone(|| {
+        leaks::assert_none(|| {
+            for kind in KINDS {
+                let (mut ours, theirs) = pair(kind);
+                switch_on(&theirs, SO_PASSPIDFD);
+                ours.write_all(b"!").unwrap();
+                // The kernel then gives -EMFILE where the pidfd would be.
+                let message =
+                    with_room_for(0, || receive(&theirs, &mut [0], 1).unwrap());
+                assert_eq!(message.len, 1);
+                assert!(message.descriptors.is_empty(), "{message:?}");
+                assert!(message.pidfd.is_none(), "{message:?}");
             }
         });
     });

@@ -6,15 +6,17 @@
 //!
 //! On a stream, bytes have no boundaries: [`receive`] returns as many as there
 //! are up to the size of its buffer, so fix the length of what you send, or
-//! send its length first. A plain read(2) of a byte that carries descriptors
-//! drops them.
+//! send its length first, and never take more than what is left of a message:
+//! the end of one may come together with the beginning of the next and its
+//! descriptors. Descriptors come with the first byte of their message. A plain
+//! read(2) of a byte that carries descriptors drops them.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{self, MsgFlags, getsockopt, sockopt};
+use nix::sys::socket::{self, MsgFlags, SockType, getsockopt, sockopt};
 use sendfd::SendWithFd;
 use shm_common::{Error, Object, OsError, Result};
 
@@ -34,7 +36,8 @@ pub const MAX_DESCRIPTORS: usize = raw::SCM_MAX_FD;
 /// - [`Error::EmptyMessage`]: `payload` is empty; nothing was sent.
 /// - [`Error::InvalidDescriptorCount`]: `descriptors` is empty or more than
 ///   [`MAX_DESCRIPTORS`]; nothing was sent.
-/// - [`Error::Disconnected`]: the peer closed its end (`EPIPE`, `ECONNRESET`).
+/// - [`Error::Disconnected`]: the peer closed its end (`EPIPE`, `ECONNRESET`;
+///   on a datagram socket `ECONNREFUSED`).
 /// - [`Error::WouldBlock`]: the socket does not block and has no room, or its
 ///   time-out passed (`EAGAIN`); nothing was sent.
 /// - [`Error::LimitReached`]: this user has too many descriptors under way that
@@ -126,6 +129,8 @@ fn send_error(socket: BorrowedFd<'_>, errno: i32) -> Error {
         libc::ETOOMANYREFS => Error::LimitReached(os.hint(
             "too many descriptors of this user are under way (ulimit -n)",
         )),
+        // What a datagram socket has instead of EPIPE.
+        libc::ECONNREFUSED => Error::Disconnected(os),
         _ => os.into(),
     }
 }
@@ -133,7 +138,7 @@ fn send_error(socket: BorrowedFd<'_>, errno: i32) -> Error {
 /// What [`receive`] brought.
 #[derive(Debug)]
 pub struct Message {
-    /// How many bytes of the buffer were filled.
+    /// How many bytes of the buffer were filled; 0 only for an empty datagram.
     pub len: usize,
     /// The descriptors, close-on-exec; at most as many as the caller takes,
     /// and none if the sender sent plain bytes.
@@ -173,7 +178,8 @@ impl Message {
 ///   because this process is at its limit of open files.
 /// - [`Error::MessageTruncated`]: a datagram was longer than `buffer`.
 /// - [`Error::Disconnected`]: the peer closed its end, or reset the connection
-///   (`ECONNRESET`).
+///   (`ECONNRESET`). An empty record on a seqpacket socket looks the same; on a
+///   datagram socket, which has no end, an empty datagram is a message.
 /// - [`Error::WouldBlock`]: nothing there, on a socket that does not block, or
 ///   within its time-out (`EAGAIN`).
 /// - [`Error::EmptyMessage`]: `buffer` is empty; nothing was received.
@@ -204,13 +210,19 @@ pub fn receive(
     if flags & libc::MSG_TRUNC != 0 {
         return Err(Error::MessageTruncated { capacity: buffer.len() });
     }
-    if len == 0 && descriptors.is_empty() {
+    if len == 0 && descriptors.is_empty() && !is_datagram(socket) {
         let os = OsError::new("recvmsg", libc::ECONNRESET)
             .on(Object::Descriptor(socket.as_raw_fd()))
             .hint("the peer closed its end");
         return Err(Error::Disconnected(os));
     }
     Ok(Message { len, descriptors, pidfd })
+}
+
+/// Whether an empty message is one that somebody sent, and not the end: a
+/// datagram socket has none, since anyone may send to it.
+fn is_datagram(socket: BorrowedFd<'_>) -> bool {
+    getsockopt(&socket, sockopt::SockType) == Ok(SockType::Datagram)
 }
 
 /// Who is at the other end of a connected socket.
@@ -231,17 +243,31 @@ pub struct Credentials {
 ///
 /// # Errors
 ///
-/// [`Error::Os`]: it is no Unix socket (`ENOPROTOOPT`, `ENOTSOCK`).
+/// [`Error::WrongKind`]: it is no Unix socket, or is not connected: a datagram
+/// socket only is if it is one of a pair.
 ///
 /// # Sources
 ///
 /// unix(7) `SO_PEERCRED`.
 pub fn peer_credentials(socket: impl AsFd) -> Result<Credentials> {
     let socket = socket.as_fd();
-    let peer =
-        getsockopt(&socket, sockopt::PeerCredentials).map_err(|errno| {
-            OsError::new("getsockopt(SO_PEERCRED)", errno as i32)
-                .on(Object::Descriptor(socket.as_raw_fd()))
-        })?;
-    Ok(Credentials { pid: peer.pid(), uid: peer.uid(), gid: peer.gid() })
+    let object = || Object::Descriptor(socket.as_raw_fd());
+    let no_peer =
+        || Error::WrongKind { object: object(), expected: "connected socket" };
+    match getsockopt(&socket, sockopt::PeerCredentials) {
+        // What the kernel says of a socket without a peer that it knows of;
+        // no user can have that id.
+        Ok(peer) if peer.uid() == u32::MAX => Err(no_peer()),
+        Ok(peer) => Ok(Credentials {
+            pid: peer.pid(),
+            uid: peer.uid(),
+            gid: peer.gid(),
+        }),
+        Err(Errno::ENOTSOCK | Errno::ENOPROTOOPT) => Err(no_peer()),
+        Err(errno) => {
+            Err(OsError::new("getsockopt(SO_PEERCRED)", errno as i32)
+                .on(object())
+                .into())
+        }
+    }
 }

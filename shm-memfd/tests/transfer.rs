@@ -4,9 +4,10 @@
 #![expect(unsafe_code, reason = "sets socket options that nix lacks")]
 
 use std::io::{PipeReader, Read, Write};
+use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -579,6 +580,27 @@ fn a_peer_that_has_closed_its_end_is_told() {
 }
 
 #[test]
+fn a_datagram_socket_whose_peer_is_gone_says_so_when_sending() {
+    let (ours, theirs) = pair(SockType::Datagram);
+    drop(theirs);
+    let gone = send(&ours, b"!", &[segment().as_fd()]).unwrap_err();
+    assert!(matches!(gone, Error::Disconnected(_)), "{gone}");
+    assert_eq!(gone.raw_os_error(), Some(libc::ECONNREFUSED));
+}
+
+#[test]
+fn an_empty_datagram_is_a_message_and_not_the_end() {
+    let (ours, theirs) = pair(SockType::Datagram);
+    let datagrams =
+        UnixDatagram::from(ours.as_fd().try_clone_to_owned().unwrap());
+    datagrams.send(b"").unwrap();
+    let message = receive(&theirs, &mut [0], 1).unwrap();
+    assert_eq!((message.len, message.descriptors.len()), (0, 0));
+    send(&ours, b"!", &[segment().as_fd()]).unwrap();
+    assert_eq!(receive(&theirs, &mut [0], 1).unwrap().descriptors.len(), 1);
+}
+
+#[test]
 fn a_peer_that_closes_with_unread_messages_is_told_as_disconnected() {
     for kind in [SockType::Stream, SockType::SeqPacket] {
         let (ours, theirs) = pair(kind);
@@ -727,6 +749,19 @@ fn the_kernel_tells_who_the_peer_is() {
     peer.join(DEADLINE).unwrap();
     // They are of when it connected: it may be gone.
     assert_eq!(peer_credentials(&stream).unwrap(), credentials);
+}
+
+#[test]
+fn what_has_no_peer_has_no_credentials() {
+    let without = [
+        OwnedFd::from(segment()),
+        OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap()),
+        OwnedFd::from(UnixDatagram::unbound().unwrap()),
+    ];
+    for fd in &without {
+        let refused = peer_credentials(fd).unwrap_err();
+        assert!(matches!(refused, Error::WrongKind { .. }), "{refused}");
+    }
 }
 
 #[test]

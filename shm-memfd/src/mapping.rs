@@ -24,13 +24,26 @@ use crate::raw;
 /// empty and were not reserved. Nobody can shrink the segment: every one that
 /// is mapped here carries `F_SEAL_SHRINK`.
 ///
+/// # Examples
+///
+/// It is no slice, since others may write; see
+/// [`FrozenMapping`](crate::FrozenMapping) for one that is:
+///
+/// ```compile_fail,E0308
+/// # use shm_memfd::{Label, Segment, Size};
+/// # let segment = Segment::create(&Label::new("no-slice")?, Size::KIB)?;
+/// let bytes: &[u8] = &segment.map()?;
+/// # Ok::<(), shm_memfd::Error>(())
+/// ```
+///
 /// # Sources
 ///
 /// mmap(2), munmap(2).
 pub struct Mapping<A: Access> {
     /// Invariants:
-    /// 1. `start..start + mapped_len` is a shared mapping that this value alone
-    ///    owns: it is made in `new` and unmapped in `drop`, only there.
+    /// 1. `start..start + mapped_len` is a mapping that this value alone owns:
+    ///    it is made in `new` and unmapped in `drop`, only there. It is shared,
+    ///    or of a segment that nobody can write.
     /// 2. It can be read; it can be written if `A` is `ReadWrite`.
     /// 3. `len <= mapped_len <= isize::MAX`.
     start: NonNull<u8>,
@@ -57,9 +70,14 @@ impl<A: Access> Mapping<A> {
             unsafe { raw::mmap(mapped_len, prot, libc::MAP_SHARED, fd, 0) };
         let start = match shared {
             // Before Linux 6.7 a segment sealed against writing could not be
-            // mapped shared, not even for reading. A private mapping of it is
-            // the same pages, as nobody writes them.
-            Err(os) if os.errno() == libc::EPERM && !A::WRITABLE => {
+            // mapped shared, not even for reading. A private mapping of it has
+            // the same bytes, as nobody writes them; of another segment it
+            // would not, so there the refusal stands.
+            Err(os)
+                if os.errno() == libc::EPERM
+                    && !A::WRITABLE
+                    && is_write_sealed(fd) =>
+            {
                 // SAFETY: 1. MAP_PRIVATE replaces nothing.
                 unsafe {
                     raw::mmap(mapped_len, prot, libc::MAP_PRIVATE, fd, 0)?
@@ -132,6 +150,10 @@ impl<A: Access> Mapping<A> {
         unsafe { raw::madvise(self.start.cast(), self.mapped_len, advice)? };
         Ok(())
     }
+}
+
+fn is_write_sealed(fd: BorrowedFd<'_>) -> bool {
+    raw::fcntl_get_seals(fd).is_ok_and(|seals| seals & libc::F_SEAL_WRITE != 0)
 }
 
 // SAFETY: 1. The range stays where it is until `drop`, also when the value is

@@ -13,7 +13,7 @@ use shm_common::{
     SharedBytes, Size,
 };
 
-use crate::segment::{check_seals, page_size_and_len};
+use crate::segment::{check_access, check_seals, page_size_and_len};
 use crate::{Mapping, Segment, raw};
 
 /// A set of seals. A seal is set once, holds for every descriptor and mapping
@@ -33,7 +33,9 @@ impl Seals {
     pub const SHRINK: Self = Self(libc::F_SEAL_SHRINK.cast_unsigned());
     /// The size cannot grow.
     pub const GROW: Self = Self(libc::F_SEAL_GROW.cast_unsigned());
-    /// Nobody can write. It can only be set while no writable mapping exists.
+    /// Nobody can write. It can only be set while no mapping exists through
+    /// which somebody could, and no input or output of the kernel's is under
+    /// way.
     pub const WRITE: Self = Self(libc::F_SEAL_WRITE.cast_unsigned());
     /// Nobody can write, except through writable mappings that exist already.
     /// Since Linux 5.1.
@@ -80,6 +82,11 @@ impl Seals {
                 object: Object::Descriptor(fd.as_raw_fd()),
                 expected: "memfd",
             }),
+            // It is open, so it was opened by O_PATH.
+            Err(os) if os.errno() == libc::EBADF => {
+                let hint = "the descriptor only names the file (O_PATH)";
+                Err(Error::PermissionDenied(os.hint(hint)))
+            }
             Err(os) => Err(os.into()),
         }
     }
@@ -158,10 +165,12 @@ impl Frozen {
     /// - [`Error::WrongKind`]: it is no memfd.
     /// - [`Error::MissingSeals`]: it lacks [`Seals::WRITE`] or
     ///   [`Seals::SHRINK`].
+    /// - [`Error::PermissionDenied`]: the descriptor cannot be read.
     /// - [`Error::InvalidSize`]: its size is 0.
     pub fn open(fd: impl Into<OwnedFd>) -> Result<Self> {
         let fd = fd.into();
-        check_seals(fd.as_fd(), Self::SEALS)?;
+        let seals = check_seals(fd.as_fd(), Self::SEALS)?;
+        check_access::<ReadOnly>(fd.as_fd(), seals)?;
         let (page_size, size) = page_size_and_len(fd.as_fd())?;
         Ok(Self { fd, size, page_size })
     }
@@ -220,6 +229,28 @@ impl From<Frozen> for OwnedFd {
 }
 
 /// A frozen segment at an address of this process; derefs to its bytes.
+///
+/// # Examples
+///
+/// ```
+/// use shm_memfd::{Label, Segment, Size};
+///
+/// let segment = Segment::create(&Label::new("slice")?, Size::KIB)?;
+/// let mapping = segment.freeze()?.map()?;
+/// let bytes: &[u8] = &mapping;
+/// assert_eq!(bytes, [0; 1024]);
+/// # Ok::<(), shm_memfd::Error>(())
+/// ```
+///
+/// Nothing can be stored in it:
+///
+/// ```compile_fail,E0596
+/// # use shm_memfd::{Label, Segment, Size};
+/// # let segment = Segment::create(&Label::new("slice")?, Size::KIB)?;
+/// let mut mapping = segment.freeze()?.map()?;
+/// mapping.fill(1);
+/// # Ok::<(), shm_memfd::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct FrozenMapping {
     /// Invariant: maps a segment with the seals of [`Frozen::SEALS`].
@@ -231,10 +262,12 @@ impl Deref for FrozenMapping {
 
     fn deref(&self) -> &[u8] {
         // SAFETY: 1. nobody writes: F_SEAL_WRITE is only granted when no
-        // writable mapping exists and the kernel itself writes to none of the
-        // pages, forbids every later one, as well as write(2), ftruncate(2) and
-        // hole punching, and never comes off (fcntl(2)); F_SEAL_SHRINK keeps
-        // the pages there. 2. Having seen the seal through a system call is
+        // mapping exists that is or could be made writable (so no userfaultfd
+        // can fill a hole either) and the kernel itself holds none of the pages
+        // for input (io_uring, dma-buf, RDMA), forbids every later one, as well
+        // as write(2) and hole punching, and never comes off (fcntl(2));
+        // F_SEAL_SHRINK keeps the pages there. Only files made by memfd_create
+        // can have these seals, so no other file system can feign them. 2. Having seen the seal through a system call is
         // ordered after whatever was written before it was set.
         unsafe { self.mapping.bytes().as_slice() }
     }

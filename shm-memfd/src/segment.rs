@@ -24,6 +24,24 @@ use crate::{Label, Mapping, SegmentOptions, Stat, raw, reserve};
 ///
 /// Every segment carries [`Seals::SHRINK`], so that no mapping of it can ever
 /// be cut off.
+///
+/// # Examples
+///
+/// A segment for reading only cannot be mapped writable, nor resized or sealed:
+///
+/// ```compile_fail,E0308
+/// # use shm_memfd::{Label, Mapping, ReadWrite, Segment, Size};
+/// # let segment = Segment::create(&Label::new("read-only")?, Size::KIB)?;
+/// let mapping: Mapping<ReadWrite> = segment.to_read_only()?.map()?;
+/// # Ok::<(), shm_memfd::Error>(())
+/// ```
+///
+/// ```compile_fail,E0599
+/// # use shm_memfd::{Label, Seals, Segment, Size};
+/// # let segment = Segment::create(&Label::new("read-only")?, Size::KIB)?;
+/// segment.to_read_only()?.seal(Seals::GROW)?;
+/// # Ok::<(), shm_memfd::Error>(())
+/// ```
 pub struct Segment<A: Access = ReadWrite> {
     fd: OwnedFd,
     size: Size,
@@ -159,14 +177,17 @@ pub(crate) fn check_seals(
 }
 
 /// Refuses a descriptor that `mmap` would refuse.
-fn check_access<A: Access>(fd: BorrowedFd<'_>, seals: Seals) -> Result<()> {
+pub(crate) fn check_access<A: Access>(
+    fd: BorrowedFd<'_>,
+    seals: Seals,
+) -> Result<()> {
     let flags = fcntl(fd, FcntlArg::F_GETFL)
         .map_err(|errno| os_error("fcntl(F_GETFL)", errno, descriptor(fd)))?;
     let access = OFlag::from_bits_retain(flags) & OFlag::O_ACCMODE;
     let denied = |errno, hint: &'static str| {
         Err(os_error("mmap", errno, descriptor(fd)).hint(hint).into())
     };
-    if access == OFlag::O_WRONLY || flags & libc::O_PATH != 0 {
+    if access == OFlag::O_WRONLY {
         denied(Errno::EACCES, "the descriptor cannot be read")
     } else if A::WRITABLE && access != OFlag::O_RDWR {
         denied(Errno::EACCES, "the descriptor is for reading only")
@@ -332,8 +353,10 @@ impl Segment<ReadWrite> {
     ///
     /// # Errors
     ///
-    /// - [`Error::Busy`]: [`Seals::WRITE`] while a writable mapping exists, in
-    ///   whatever process (`EBUSY`).
+    /// - [`Error::Busy`]: [`Seals::WRITE`] while a mapping exists, in whatever
+    ///   process, whose descriptor could write (also one of
+    ///   [`map_read_only`](Self::map_read_only)), or while the kernel holds
+    ///   pages for input or output, as `io_uring` and dma-buf do (`EBUSY`).
     /// - [`Error::PermissionDenied`]: it is sealed by [`Seals::SEAL`]
     ///   (`EPERM`).
     /// - [`Error::Os`]: the kernel does not know the seal (`EINVAL`).
@@ -342,7 +365,7 @@ impl Segment<ReadWrite> {
         raw::fcntl_add_seals(self.as_fd(), bits).map_err(|os| {
             match os.errno() {
                 libc::EBUSY => Error::Busy(os.hint(
-                    "a writable mapping of it exists, here or elsewhere",
+                    "somebody has it mapped, or the kernel uses its pages",
                 )),
                 _ => os.into(),
             }
@@ -356,8 +379,9 @@ impl Segment<ReadWrite> {
     ///
     /// [`FreezeError`], which holds the segment as it was, and the error:
     ///
-    /// - [`Error::Busy`]: a writable mapping exists, here or elsewhere: drop it
-    ///   first (`EBUSY`).
+    /// - [`Error::Busy`]: a mapping exists, here or elsewhere, or the kernel
+    ///   uses the pages, as for [`seal`](Self::seal): drop it first (`EBUSY`).
+    ///   A mapping of [`to_read_only`](Self::to_read_only) is no obstacle.
     /// - [`Error::PermissionDenied`]: it is sealed by [`Seals::SEAL`]
     ///   (`EPERM`).
     #[expect(

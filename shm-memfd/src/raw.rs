@@ -216,6 +216,30 @@ pub unsafe fn madvise(
     }
 }
 
+/// Takes a pending signal of `set`, waiting up to `timeout` for one; gives its
+/// number. The signals of `set` should be blocked in this thread.
+///
+/// # Errors
+///
+/// The errno of the call: `EAGAIN` (none came), `EINTR`.
+///
+/// # Sources
+///
+/// sigtimedwait(2).
+pub fn sigtimedwait(
+    set: &libc::sigset_t,
+    timeout: libc::timespec,
+) -> Result<c_int, OsError> {
+    // SAFETY: `set` and `timeout` live through the call, and a null pointer
+    // says that nothing but the number is wanted.
+    match unsafe {
+        libc::sigtimedwait(set, ptr::null_mut(), &raw const timeout)
+    } {
+        -1 => Err(OsError::last("sigtimedwait")),
+        signal => Ok(signal),
+    }
+}
+
 /// What one recvmsg(2) brought.
 #[derive(Debug)]
 pub struct Received {

@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::socket::{self, MsgFlags, SockType, getsockopt, sockopt};
 use sendfd::SendWithFd;
 use shm_common::{Error, Object, OsError, Result};
@@ -44,10 +45,7 @@ pub const MAX_DESCRIPTORS: usize = raw::SCM_MAX_FD;
 ///   nobody received yet (`ETOOMANYREFS`).
 /// - [`Error::Os`]: a datagram larger than the socket takes (`EMSGSIZE`).
 ///
-/// # Crashes
-///
-/// A program that does not ignore `SIGPIPE` gets it when the peer has closed
-/// its end. Rust programs ignore it unless told otherwise.
+/// No `SIGPIPE` comes of it, also in a program that does not ignore that signal.
 ///
 /// # Examples
 ///
@@ -88,7 +86,7 @@ pub fn send<S: SendWithFd + AsFd>(
     }
     let raw: Vec<RawFd> = descriptors.iter().map(|fd| fd.as_raw_fd()).collect();
     let sent = loop {
-        match socket.send_with_fd(payload, &raw) {
+        match without_sigpipe(|| socket.send_with_fd(payload, &raw)) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(libc::EIO);
@@ -99,6 +97,38 @@ pub fn send<S: SendWithFd + AsFd>(
     };
     // The descriptors went with the first byte.
     send_rest(socket.as_fd(), payload.get(sent..).unwrap_or_default())
+}
+
+/// Makes a call that may write to a closed socket, and takes away the signal
+/// that this sends to the thread. `MSG_NOSIGNAL` would do, but sendfd does not
+/// let us say it.
+fn without_sigpipe<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let sigpipe = SigSet::from(Signal::SIGPIPE);
+    let before = sigpipe.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    // Where the caller holds it back, it is his.
+    if before.contains(Signal::SIGPIPE) {
+        return call();
+    }
+    let _restored = Mask(before);
+    let result = call();
+    if let Err(error) = &result
+        && error.kind() == io::ErrorKind::BrokenPipe
+    {
+        // It is there already, unless it is ignored.
+        let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        let _ = raw::sigtimedwait(sigpipe.as_ref(), at_once);
+    }
+    result
+}
+
+/// The signals that this thread holds back, set on drop.
+struct Mask(SigSet);
+
+impl Drop for Mask {
+    fn drop(&mut self) {
+        // It fails only for an operation that does not exist.
+        let _ = self.0.thread_set_mask();
+    }
 }
 
 fn send_rest(socket: BorrowedFd<'_>, mut rest: &[u8]) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Descriptors passed over every kind of Unix socket: what arrives, what is
 //! told when something does not, and that no descriptor is ever left open.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![expect(unsafe_code, reason = "sets socket options that nix lacks")]
+#![expect(unsafe_code, reason = "sets options and signals")]
 
 use std::io::{PipeReader, Read, Write};
 use std::net::TcpListener;
@@ -14,18 +14,19 @@ use std::time::Duration;
 
 use integration_tests::alone::{alone, alone_as_root};
 use integration_tests::leaks::{self, unique_name};
-use integration_tests::peer::{DEADLINE, Peer};
+use integration_tests::peer::{DEADLINE, JoinError, Peer};
 use integration_tests::surroundings::{limit, storm_of_signals};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::signal::{SigHandler, SigSet, Signal, raise, signal};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::stat::fstat;
 use proptest::prelude::*;
 use shm_memfd::transfer::{
     MAX_DESCRIPTORS, Message, peer_credentials, receive, send,
 };
-use shm_memfd::{Error, Label, Segment, Size};
+use shm_memfd::{Error, Label, Segment, Size, raw};
 
 const KINDS: [SockType; 3] =
     [SockType::Stream, SockType::SeqPacket, SockType::Datagram];
@@ -586,6 +587,51 @@ fn a_datagram_socket_whose_peer_is_gone_says_so_when_sending() {
     let gone = send(&ours, b"!", &[segment().as_fd()]).unwrap_err();
     assert!(matches!(gone, Error::Disconnected(_)), "{gone}");
     assert_eq!(gone.raw_os_error(), Some(libc::ECONNREFUSED));
+}
+
+#[test]
+fn a_peer_that_is_gone_is_told_without_a_signal() {
+    for kind in KINDS {
+        let (ours, theirs) = pair(kind);
+        drop(theirs);
+        let mut peer = Peer::fork(|link| -> Result<Vec<u8>, String> {
+            // As in a program whose main function is not Rust's.
+            // SAFETY: it is no handler.
+            unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }
+                .map_err(|errno| errno.to_string())?;
+            let gone = send(&ours, b"!", &[segment().as_fd()]).unwrap_err();
+            assert!(matches!(gone, Error::Disconnected(_)), "{gone}");
+            link.send("alive").map_err(|error| error.to_string())?;
+            // From elsewhere it comes as ever.
+            raise(Signal::SIGPIPE).map_err(|errno| errno.to_string())?;
+            Ok(Vec::new())
+        })
+        .unwrap();
+        assert_eq!(peer.receive().unwrap(), b"alive", "{kind:?}");
+        let ended = peer.join(DEADLINE).unwrap_err();
+        assert!(
+            matches!(ended, JoinError::Killed(Signal::SIGPIPE)),
+            "{kind:?}: {ended}"
+        );
+    }
+}
+
+#[test]
+fn a_caller_that_holds_the_signal_back_still_gets_it() {
+    let (ours, theirs) = pair(SockType::Stream);
+    drop(theirs);
+    let peer = Peer::fork(|_| -> nix::Result<[u8; 1]> {
+        // SAFETY: it is no handler.
+        unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
+        SigSet::from(Signal::SIGPIPE).thread_block()?;
+        send(&ours, b"!", &[segment().as_fd()]).unwrap_err();
+        let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        let sigpipe = SigSet::from(Signal::SIGPIPE);
+        let taken = raw::sigtimedwait(sigpipe.as_ref(), at_once);
+        Ok([u8::from(taken == Ok(libc::SIGPIPE))])
+    })
+    .unwrap();
+    assert_eq!(peer.join(DEADLINE).unwrap(), [1]);
 }
 
 #[test]

@@ -267,8 +267,9 @@ impl Deref for FrozenMapping {
         // for input (io_uring, dma-buf, RDMA), forbids every later one, as well
         // as write(2) and hole punching, and never comes off (fcntl(2));
         // F_SEAL_SHRINK keeps the pages there. Only files made by memfd_create
-        // can have these seals, so no other file system can feign them. 2. Having seen the seal through a system call is
-        // ordered after whatever was written before it was set.
+        // can have these seals, so no other file system can feign them. 2.
+        // Having seen the seal through a system call is ordered after whatever
+        // was written before it was set.
         unsafe { self.mapping.bytes().as_slice() }
     }
 }

@@ -45,7 +45,7 @@ pub const MAX_DESCRIPTORS: usize = raw::SCM_MAX_FD;
 ///   nobody received yet (`ETOOMANYREFS`).
 /// - [`Error::Os`]: a datagram larger than the socket takes (`EMSGSIZE`).
 ///
-/// No `SIGPIPE` comes of it, also in a program that does not ignore that signal.
+/// A peer that is gone is never a `SIGPIPE`, whether that is ignored or not.
 ///
 /// # Examples
 ///

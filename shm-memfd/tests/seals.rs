@@ -1,5 +1,8 @@
 //! Every seal against every way to change a segment, and whether what is frozen
 //! deserves to be a `&[u8]`.
+//!
+//! Who forks does so in a process of its own: a child inherits the mappings of
+//! every test, and nothing is frozen while they exist.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(unsafe_code, reason = "tries what the libraries do not offer")]
 
@@ -344,6 +347,7 @@ fn freezing_waits_for_no_mapping_and_gives_the_segment_back() {
     let FreezeError { segment, error } = segment.freeze().unwrap_err();
     assert!(matches!(error, Error::Busy(_)), "{error}");
     assert_eq!(error.raw_os_error(), Some(libc::EBUSY));
+    assert!(error.to_string().contains("mapped"), "{error}");
     assert_eq!(segment.seals(), Ok(from_creation()));
     writable.bytes().write_at(0, b"still writable").unwrap();
     drop(writable);
@@ -354,25 +358,27 @@ fn freezing_waits_for_no_mapping_and_gives_the_segment_back() {
 
 #[test]
 fn freezing_is_refused_while_another_process_has_it_mapped() {
-    let segment = segment();
-    let mut peer = Peer::fork(|link| -> io::Result<Vec<u8>> {
-        let mapping = segment.map()?;
-        link.send("mapped")?;
-        link.receive()?;
-        drop(mapping);
-        link.send("unmapped")?;
-        link.receive()
-    })
-    .unwrap();
-    assert_eq!(peer.receive().unwrap(), b"mapped");
-    let failed = segment.freeze().unwrap_err();
-    assert!(matches!(failed.error, Error::Busy(_)), "{failed}");
-    peer.send("unmap").unwrap();
-    assert_eq!(peer.receive().unwrap(), b"unmapped");
-    // It still has the descriptor, which is no obstacle.
-    failed.segment.freeze().unwrap();
-    peer.send("end").unwrap();
-    peer.join(DEADLINE).unwrap();
+    alone(|| {
+        let segment = segment();
+        let mut peer = Peer::fork(|link| -> io::Result<Vec<u8>> {
+            let mapping = segment.map()?;
+            link.send("mapped")?;
+            link.receive()?;
+            drop(mapping);
+            link.send("unmapped")?;
+            link.receive()
+        })
+        .unwrap();
+        assert_eq!(peer.receive().unwrap(), b"mapped");
+        let failed = segment.freeze().unwrap_err();
+        assert!(matches!(failed.error, Error::Busy(_)), "{failed}");
+        peer.send("unmap").unwrap();
+        assert_eq!(peer.receive().unwrap(), b"unmapped");
+        // It still has the descriptor, which is no obstacle.
+        failed.segment.freeze().unwrap();
+        peer.send("end").unwrap();
+        peer.join(DEADLINE).unwrap();
+    });
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! Descriptors passed over every kind of Unix socket: what arrives, what is
 //! told when something does not, and that no descriptor is ever left open.
+//!
+//! Who forks does so in a process of its own: a child inherits the descriptors
+//! of every test, and would hold open what they close.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(unsafe_code, reason = "sets options and signals")]
 
@@ -109,19 +112,21 @@ fn descriptors_arrive_in_order_and_lead_to_the_very_same_objects() {
 
 #[test]
 fn bytes_written_through_a_received_descriptor_are_seen_by_the_sender() {
-    let (ours, theirs) = pair(SockType::Stream);
-    let segment = segment();
-    let peer = Peer::fork(|_| -> Result<Vec<u8>, Error> {
-        let message = receive(&theirs, &mut [0], 1)?;
-        let [fd] = message.into_descriptors()?;
-        Segment::open(fd)?.map()?.bytes().write_at(5, b"from the peer")?;
-        Ok(Vec::new())
-    })
-    .unwrap();
-    send(&ours, b"!", &[segment.as_fd()]).unwrap();
-    peer.join(DEADLINE).unwrap();
-    let mapping = segment.map().unwrap();
-    assert_eq!(mapping.bytes().get(5), Ok(*b"from the peer"));
+    alone(|| {
+        let (ours, theirs) = pair(SockType::Stream);
+        let segment = segment();
+        let peer = Peer::fork(|_| -> Result<Vec<u8>, Error> {
+            let message = receive(&theirs, &mut [0], 1)?;
+            let [fd] = message.into_descriptors()?;
+            Segment::open(fd)?.map()?.bytes().write_at(5, b"from the peer")?;
+            Ok(Vec::new())
+        })
+        .unwrap();
+        send(&ours, b"!", &[segment.as_fd()]).unwrap();
+        peer.join(DEADLINE).unwrap();
+        let mapping = segment.map().unwrap();
+        assert_eq!(mapping.bytes().get(5), Ok(*b"from the peer"));
+    });
 }
 
 #[test]
@@ -488,7 +493,7 @@ fn bytes_that_precede_a_message_on_a_stream_come_with_its_descriptors() {
     assert!(message.descriptors.is_empty());
 }
 
-/// Receives `len` bytes and the descriptors that come with them.
+/// Receives `len` bytes and all descriptors that come with them.
 fn receive_all(socket: &UnixStream, len: usize) -> (Vec<u8>, Vec<OwnedFd>) {
     let mut bytes = vec![0; len];
     let mut descriptors = Vec::new();
@@ -582,56 +587,81 @@ fn a_peer_that_has_closed_its_end_is_told() {
 
 #[test]
 fn a_datagram_socket_whose_peer_is_gone_says_so_when_sending() {
-    let (ours, theirs) = pair(SockType::Datagram);
-    drop(theirs);
-    let gone = send(&ours, b"!", &[segment().as_fd()]).unwrap_err();
-    assert!(matches!(gone, Error::Disconnected(_)), "{gone}");
-    assert_eq!(gone.raw_os_error(), Some(libc::ECONNREFUSED));
+    alone(|| {
+        let (ours, theirs) = pair(SockType::Datagram);
+        drop(theirs);
+        let gone = send(&ours, b"!", &[segment().as_fd()]).unwrap_err();
+        assert!(matches!(gone, Error::Disconnected(_)), "{gone}");
+        assert_eq!(gone.raw_os_error(), Some(libc::ECONNREFUSED));
+    });
 }
 
 #[test]
 fn a_peer_that_is_gone_is_told_without_a_signal() {
-    for kind in KINDS {
-        let (ours, theirs) = pair(kind);
-        drop(theirs);
-        let mut peer = Peer::fork(|link| -> Result<Vec<u8>, String> {
-            // As in a program whose main function is not Rust's.
+    alone(|| {
+        for kind in KINDS {
+            let (ours, theirs) = pair(kind);
+            drop(theirs);
+            let mut peer = Peer::fork(|link| -> Result<Vec<u8>, String> {
+                // As in a program whose main function is not Rust's.
+                // SAFETY: it is no handler.
+                unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }
+                    .map_err(|errno| errno.to_string())?;
+                let gone = send(&ours, b"!", &[segment().as_fd()]).unwrap_err();
+                assert!(matches!(gone, Error::Disconnected(_)), "{gone}");
+                link.send("alive").map_err(|error| error.to_string())?;
+                // From elsewhere it comes as ever.
+                raise(Signal::SIGPIPE).map_err(|errno| errno.to_string())?;
+                Ok(Vec::new())
+            })
+            .unwrap();
+            assert_eq!(peer.receive().unwrap(), b"alive", "{kind:?}");
+            let ended = peer.join(DEADLINE).unwrap_err();
+            assert!(
+                matches!(ended, JoinError::Killed(Signal::SIGPIPE)),
+                "{kind:?}: {ended}"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_peer_that_goes_half_way_through_a_payload_is_told_without_a_signal() {
+    alone(|| {
+        let (ours, theirs) = pair(SockType::Stream);
+        let peer = Peer::fork(|_| -> nix::Result<[u8; 1]> {
             // SAFETY: it is no handler.
-            unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }
-                .map_err(|errno| errno.to_string())?;
-            let gone = send(&ours, b"!", &[segment().as_fd()]).unwrap_err();
-            assert!(matches!(gone, Error::Disconnected(_)), "{gone}");
-            link.send("alive").map_err(|error| error.to_string())?;
-            // From elsewhere it comes as ever.
-            raise(Signal::SIGPIPE).map_err(|errno| errno.to_string())?;
-            Ok(Vec::new())
+            unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
+            // Its copy of that end, so that the other is the last.
+            nix::unistd::close(theirs.as_raw_fd())?;
+            let gone = send(&ours, &vec![0; 8 << 20], &[segment().as_fd()]);
+            Ok([u8::from(matches!(gone, Err(Error::Disconnected(_))))])
         })
         .unwrap();
-        assert_eq!(peer.receive().unwrap(), b"alive", "{kind:?}");
-        let ended = peer.join(DEADLINE).unwrap_err();
-        assert!(
-            matches!(ended, JoinError::Killed(Signal::SIGPIPE)),
-            "{kind:?}: {ended}"
-        );
-    }
+        receive(&theirs, &mut [0; 16], 1).unwrap();
+        drop(theirs);
+        assert_eq!(peer.join(DEADLINE).unwrap(), [1]);
+    });
 }
 
 #[test]
 fn a_caller_that_holds_the_signal_back_still_gets_it() {
-    let (ours, theirs) = pair(SockType::Stream);
-    drop(theirs);
-    let peer = Peer::fork(|_| -> nix::Result<[u8; 1]> {
-        // SAFETY: it is no handler.
-        unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
-        SigSet::from(Signal::SIGPIPE).thread_block()?;
-        send(&ours, b"!", &[segment().as_fd()]).unwrap_err();
-        let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        let sigpipe = SigSet::from(Signal::SIGPIPE);
-        let taken = raw::sigtimedwait(sigpipe.as_ref(), at_once);
-        Ok([u8::from(taken == Ok(libc::SIGPIPE))])
-    })
-    .unwrap();
-    assert_eq!(peer.join(DEADLINE).unwrap(), [1]);
+    alone(|| {
+        let (ours, theirs) = pair(SockType::Stream);
+        drop(theirs);
+        let peer = Peer::fork(|_| -> nix::Result<[u8; 1]> {
+            // SAFETY: it is no handler.
+            unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
+            SigSet::from(Signal::SIGPIPE).thread_block()?;
+            send(&ours, b"!", &[segment().as_fd()]).unwrap_err();
+            let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+            let sigpipe = SigSet::from(Signal::SIGPIPE);
+            let taken = raw::sigtimedwait(sigpipe.as_ref(), at_once);
+            Ok([u8::from(taken == Ok(libc::SIGPIPE))])
+        })
+        .unwrap();
+        assert_eq!(peer.join(DEADLINE).unwrap(), [1]);
+    });
 }
 
 #[test]
@@ -682,34 +712,67 @@ fn a_peer_that_closes_half_way_through_a_payload_is_told() {
 }
 
 #[test]
-fn signals_interrupt_neither_sending_nor_receiving() {
-    const MESSAGES: usize = 40;
-    const LEN: usize = 300_000;
+fn signals_do_not_interrupt_receiving() {
+    const MESSAGES: u8 = 20;
     alone(|| {
-        let (ours, theirs) = pair(SockType::Stream);
-        let segment = segment();
-        let peer = Peer::fork(|_| -> Result<Vec<u8>, String> {
-            for at in 0..MESSAGES {
-                // Late, so that the other side is waiting when signals come.
-                thread::sleep(Duration::from_millis(2));
-                let (bytes, descriptors) = receive_all(&theirs, LEN);
-                if bytes != pattern(at, LEN) || descriptors.len() != 2 {
-                    return Err(format!("message {at} is not as it was sent"));
+        for kind in KINDS {
+            let (ours, theirs) = pair(kind);
+            let segment = segment();
+            let peer = Peer::fork(|_| -> Result<Vec<u8>, Error> {
+                for at in 0..MESSAGES {
+                    // Signals come while the other side waits.
+                    thread::sleep(Duration::from_millis(1));
+                    send(&theirs, &[at], &[segment.as_fd()])?;
                 }
-                thread::sleep(Duration::from_millis(2));
-                let back = [segment.as_fd()];
-                send(&theirs, b"!", &back).map_err(|e| e.to_string())?;
+                Ok(Vec::new())
+            })
+            .unwrap();
+            storm_of_signals(100).unwrap();
+            for at in 0..MESSAGES {
+                let mut buffer = [0];
+                let message = receive(&ours, &mut buffer, 1).unwrap();
+                assert_eq!(buffer, [at]);
+                assert_eq!(objects(&message.descriptors), [object(&segment)]);
             }
-            Ok(Vec::new())
-        })
-        .unwrap();
-        storm_of_signals(100).unwrap();
-        for at in 0..MESSAGES {
-            send(&ours, &pattern(at, LEN), &[segment.as_fd(); 2]).unwrap();
-            let message = receive(&ours, &mut [0], 1).unwrap();
-            assert_eq!(objects(&message.descriptors), [object(&segment)]);
+            peer.join(DEADLINE).unwrap();
         }
-        peer.join(DEADLINE).unwrap();
+    });
+}
+
+#[test]
+fn signals_do_not_interrupt_sending() {
+    // Either is more than a socket holds at once.
+    let (one, many) = ((1, 1 << 20), (30, 1));
+    alone(|| {
+        for (kind, (messages, len), nonblocking) in [
+            (SockType::Stream, one, false),
+            (SockType::Stream, one, true),
+            (SockType::SeqPacket, many, false),
+            (SockType::Datagram, many, false),
+        ] {
+            let (ours, theirs) = pair(kind);
+            ours.set_nonblocking(nonblocking).unwrap();
+            let segment = segment();
+            let peer = Peer::fork(|_| -> Result<_, Error> {
+                let mut buffer = vec![0; len];
+                let (mut received, mut descriptors) = (Vec::<u8>::new(), 0);
+                while received.len() < messages * len {
+                    // Signals come while the other side waits for room.
+                    thread::sleep(Duration::from_millis(2));
+                    let message = receive(&theirs, &mut buffer, 2)?;
+                    received.extend(&buffer[..message.len]);
+                    descriptors += message.descriptors.len();
+                }
+                let whole = received.chunks(len).all(|m| m == pattern(7, len));
+                Ok([u8::from(whole && descriptors == 2 * messages)])
+            })
+            .unwrap();
+            storm_of_signals(100).unwrap();
+            for _ in 0..messages {
+                send(&ours, &pattern(7, len), &[segment.as_fd(); 2]).unwrap();
+            }
+            assert_eq!(peer.join(DEADLINE).unwrap(), [1], "{kind:?}");
+        }
     });
 }
 
@@ -780,21 +843,23 @@ fn listener(tag: &str) -> (UnixListener, SocketAddr) {
 
 #[test]
 fn the_kernel_tells_who_the_peer_is() {
-    let (listener, address) = listener("peer");
-    let peer = Peer::fork(|link| {
-        let _stream = UnixStream::connect_addr(&address)?;
-        link.receive()
-    })
-    .unwrap();
-    let (stream, _) = listener.accept().unwrap();
-    let credentials = peer_credentials(&stream).unwrap();
-    assert_eq!(credentials.pid, peer.pid());
-    assert_eq!(credentials.uid, nix::unistd::geteuid().as_raw());
-    assert_eq!(credentials.gid, nix::unistd::getegid().as_raw());
-    peer.send("done").unwrap();
-    peer.join(DEADLINE).unwrap();
-    // They are of when it connected: it may be gone.
-    assert_eq!(peer_credentials(&stream).unwrap(), credentials);
+    alone(|| {
+        let (listener, address) = listener("peer");
+        let peer = Peer::fork(|link| {
+            let _stream = UnixStream::connect_addr(&address)?;
+            link.receive()
+        })
+        .unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        let credentials = peer_credentials(&stream).unwrap();
+        assert_eq!(credentials.pid, peer.pid());
+        assert_eq!(credentials.uid, nix::unistd::geteuid().as_raw());
+        assert_eq!(credentials.gid, nix::unistd::getegid().as_raw());
+        peer.send("done").unwrap();
+        peer.join(DEADLINE).unwrap();
+        // They are of when it connected: it may be gone.
+        assert_eq!(peer_credentials(&stream).unwrap(), credentials);
+    });
 }
 
 #[test]

@@ -363,8 +363,10 @@ where
     IN_CHILD.store(true, Ordering::Relaxed);
     // SAFETY: a call without pointers.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-    // The parent may have died before that took effect.
-    if nix::unistd::getppid() == parent {
+    // The parent may have died before that took effect. One in another pid
+    // namespace has the number 0 here.
+    let parent_now = nix::unistd::getppid();
+    if parent_now == parent || parent_now.as_raw() == 0 {
         let outcome = panic::catch_unwind(AssertUnwindSafe(|| closure(link)));
         let (kind, body) = match outcome {
             Ok(Ok(value)) => (RETURNED, value.into()),

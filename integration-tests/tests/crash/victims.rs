@@ -1,5 +1,6 @@
 //! A life of a segment in each mechanism, and where to look for it afterwards.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
@@ -285,6 +286,15 @@ impl Victim for Memfd {
     fn clean(_: i32) -> Vec<String> {
         Vec::new()
     }
+}
+
+/// What the system holds, whoever made it, as `left_by` calls it.
+pub fn everything() -> BTreeSet<String> {
+    let entries = std::fs::read_dir("/dev/shm").unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name());
+    let names = names.map(|name| format!("/{}", name.to_string_lossy()));
+    let segments = shm_sysv::list().unwrap();
+    names.chain(segments.iter().map(|stat| stat.id.to_string())).collect()
 }
 
 fn send_text(mut to: &UnixStream, text: &str) -> Result<()> {

@@ -60,7 +60,7 @@ pub fn alone_as_root<F: FnOnce()>(body: F) {
 }
 
 /// The test that a closure stands in: its type bears the path.
-fn test_of<F>() -> &'static str {
+pub(crate) fn test_of<F>() -> &'static str {
     let path = std::any::type_name::<F>().trim_end_matches("::{{closure}}");
     path.split_once("::").map_or(path, |(_, test)| test)
 }

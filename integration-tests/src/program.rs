@@ -7,18 +7,19 @@
 //! killed when dropped.
 //!
 //! ```no_run
-//! # use integration_tests::peer::{DEADLINE, Link};
-//! # use integration_tests::program::Program;
-//! # use std::io;
-//! #[test]
-//! fn a_program_answers() {
-//!     let program = Program::here(|link: &Link, _| -> io::Result<_> {
-//!         Ok([link.receive()?, b"!".to_vec()].concat())
-//!     });
-//!     let peer = program.start(&[]).unwrap();
-//!     peer.send("hello").unwrap();
-//!     assert_eq!(peer.join(DEADLINE).unwrap(), b"hello!");
-//! }
+//! use std::io;
+//!
+//! use integration_tests::peer::DEADLINE;
+//! use integration_tests::program::Program;
+//!
+//! // The body of a test:
+//! let program = Program::here(|link, _| -> io::Result<_> {
+//!     Ok([link.receive()?, b" to you".to_vec()].concat())
+//! });
+//! let peer = program.start(&[])?;
+//! peer.send("hello")?;
+//! assert_eq!(peer.join(DEADLINE)?, b"hello to you");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 #![expect(unsafe_code, reason = "takes over descriptors that it inherits")]
 

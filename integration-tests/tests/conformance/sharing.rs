@@ -96,7 +96,8 @@ pub(crate) fn two_children_see_each_others_writes<M: Mechanism>() {
 
 pub(crate) fn an_atomic_counter_loses_nothing<M: Mechanism>() {
     const PROCESSES: u32 = 4;
-    const EACH: u64 = 50_000;
+    // Long enough for them to meet, also on one processor.
+    const EACH: u64 = 500_000;
     let counter_at = page() + 8;
     let shared = Shared::<M>::new(2 * page());
     let children: Vec<_> = (0..PROCESSES)

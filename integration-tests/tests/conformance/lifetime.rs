@@ -2,8 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use integration_tests::peer::DEADLINE;
-use integration_tests::peer::JoinError;
+use integration_tests::peer::{DEADLINE, JoinError};
 use shm_common::{AsSharedBytes, Size};
 
 use crate::mechanism::Mechanism;

@@ -3,8 +3,7 @@
 
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 
-use integration_tests::peer::DEADLINE;
-use integration_tests::peer::JoinError;
+use integration_tests::peer::{DEADLINE, JoinError};
 use nix::sys::signal::Signal;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};

@@ -73,8 +73,8 @@ impl Program {
         Self { test: test_of::<F>() }
     }
 
-    /// Starts the program, which inherits these descriptors, and no others but
-    /// its link and the standard ones.
+    /// Starts the program, which inherits these descriptors and its link, and
+    /// else none that is close-on-exec, as all are that this process opened.
     ///
     /// # Errors
     ///
@@ -96,7 +96,7 @@ impl Program {
             variable.push(value);
             environment.push(c_string(variable)?);
         }
-        // The harness in the program speaks of the test as if it were over.
+        // The harness in the program talks, too.
         let null = File::options().write(true).open("/dev/null")?;
         Peer::fork(|link| -> io::Result<Vec<u8>> {
             let mut mark = format!("{MARK}=");

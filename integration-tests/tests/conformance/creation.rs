@@ -67,19 +67,19 @@ pub(crate) fn a_failed_create_leaves_nothing<M: Mechanism>() {
             limit(resource, to).unwrap();
         }
         let size = Size::MIB.times(64).unwrap();
-        let error = M::create(&place.0, size).map(drop).unwrap_err();
+        let error = M::create(&place.at, size).map(drop).unwrap_err();
         for ((resource, _), to) in room.into_iter().zip(before) {
             limit(resource, to).unwrap();
         }
         let errno = error.raw_os_error();
         assert!(matches!(errno, Some(EFBIG | ENOMEM)), "{error}");
-        assert!(!M::is_there(&place.0));
+        assert!(!M::is_there(&place.at));
         // Neither is the place spoilt.
-        let segment = M::create(&place.0, size).unwrap();
-        assert!(M::is_there(&place.0));
+        let segment = M::create(&place.at, size).unwrap();
+        assert!(M::is_there(&place.at));
         drop(segment);
     }));
-    assert!(!M::is_there(&place.0));
+    assert!(!M::is_there(&place.at));
 }
 
 /// The bytes of this process's address space that are in use.
@@ -95,7 +95,7 @@ pub(crate) fn an_existing_segment_is_untouched_by_another_create<
     let shared = Shared::<M>::new(page() + 1);
     shared.map().as_shared_bytes().fill(7);
     for size in [1, page() + 1, 9 * page()] {
-        let second = M::create(&shared.place.0, Size::new(size).unwrap());
+        let second = M::create(&shared.place.at, Size::new(size).unwrap());
         if M::EXCLUSIVE {
             let error = second.map(drop).unwrap_err();
             assert!(matches!(error, Error::AlreadyExists(_)), "{error}");

@@ -33,8 +33,8 @@ struct Shared<M: Mechanism> {
 impl<M: Mechanism> Shared<M> {
     fn new(bytes: usize) -> Self {
         let place = Place::new();
-        let segment = M::create(&place.0, Size::new(bytes).unwrap()).unwrap();
-        M::offer(&place.0, &segment).unwrap();
+        let segment = M::create(&place.at, Size::new(bytes).unwrap()).unwrap();
+        M::offer(&place.at, &segment).unwrap();
         Self { place, segment }
     }
 
@@ -43,27 +43,30 @@ impl<M: Mechanism> Shared<M> {
     }
 
     fn open(&self) -> M::Mapping {
-        M::open(&self.place.0).unwrap()
+        M::open(&self.place.at).unwrap()
     }
 
     fn open_read_only(&self) -> M::ReadMapping {
-        M::open_read_only(&self.place.0).unwrap()
+        M::open_read_only(&self.place.at).unwrap()
     }
 }
 
 /// A place that is cleared at the end of the test, by the process that made it.
-struct Place<M: Mechanism>(M::Place, u32);
+struct Place<M: Mechanism> {
+    at: M::Place,
+    maker: u32,
+}
 
 impl<M: Mechanism> Place<M> {
     fn new() -> Self {
-        Self(M::place(), std::process::id())
+        Self { at: M::place(), maker: std::process::id() }
     }
 }
 
 impl<M: Mechanism> Drop for Place<M> {
     fn drop(&mut self) {
-        if self.1 == std::process::id() {
-            M::clear(&self.0);
+        if self.maker == std::process::id() {
+            M::clear(&self.at);
         }
     }
 }
@@ -86,9 +89,13 @@ fn join(peer: Peer) {
     peer.join(DEADLINE).unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// Waits for a message of the other side, which may have ended instead.
-fn hear(peer: &mut Peer) -> Vec<u8> {
-    peer.receive().unwrap_or_else(|error| panic!("no message: {error}"))
+/// Waits for a message of a child, and says why if there is none.
+fn hear(mut peer: Peer) -> Peer {
+    if let Err(error) = peer.receive() {
+        join(peer);
+        panic!("no message: {error}");
+    }
+    peer
 }
 
 /// Waits until the condition holds, without help of the kernel: for what only

@@ -4,6 +4,8 @@
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 
 use integration_tests::peer::{DEADLINE, JoinError};
+use integration_tests::surroundings::limit;
+use nix::sys::resource::Resource;
 use nix::sys::signal::Signal;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -32,9 +34,7 @@ pub(crate) fn what_the_parent_writes_the_child_reads<M: Mechanism>() {
             let data = model.write(piece.clone(), seed);
             mapping.as_shared_bytes().write_at(piece.start, data).unwrap();
             reader.send("written").unwrap();
-            if reader.receive().is_err() {
-                break;
-            }
+            reader = hear(reader);
         }
         join(reader);
     }
@@ -56,7 +56,7 @@ pub(crate) fn what_the_child_writes_the_parent_reads<M: Mechanism>() {
         let mapping = shared.map();
         let mut model = Model::new(size);
         for (seed, piece) in pieces(size).into_iter().enumerate() {
-            hear(&mut writer);
+            writer = hear(writer);
             model.write(piece.clone(), seed);
             model.check(mapping.as_shared_bytes(), piece);
             writer.send("read").unwrap();
@@ -155,18 +155,19 @@ pub(crate) fn a_read_only_child_reads_and_cannot_write<M: Mechanism>() {
     let mapping = shared.map();
     mapping.as_shared_bytes().fill(7);
     for offset in [0, page()] {
-        let mut writer = child(|link| {
+        let writer = child(|link| {
             let mapping = shared.open_read_only();
             let bytes = mapping.as_shared_bytes();
             assert_eq!(bytes.get::<u8>(offset), Ok(7));
             link.send("read").unwrap();
+            // No core file of what is meant to happen.
+            limit(Resource::RLIMIT_CORE, 0).unwrap();
             let address = bytes.as_ptr().wrapping_add(offset).cast_mut();
             // SAFETY: inside the mapping, of which this process holds no
             // reference. The kernel refuses the store.
             unsafe { address.write_volatile(8) };
         });
-        hear(&mut writer);
-        let ended = writer.join(DEADLINE);
+        let ended = hear(writer).join(DEADLINE);
         assert!(
             matches!(ended, Err(JoinError::Killed(Signal::SIGSEGV))),
             "{ended:?}"

@@ -16,7 +16,7 @@ pub(crate) fn a_separate_program_finds_it_by_what_it_is_told<M: Mechanism>(
     let shared = Shared::<M>::new(page() + 1);
     let mapping = shared.map();
     mapping.as_shared_bytes().set(page() - 3, *b"ping").unwrap();
-    let (words, descriptors) = M::tell(&shared.place.0);
+    let (words, descriptors) = M::tell(&shared.place.at);
     let peer = program.start(&descriptors).unwrap();
     peer.send(words).unwrap();
     join(peer);
@@ -49,17 +49,17 @@ pub(crate) fn another_user_may_do_what_the_mode_allows<M: Mechanism>() {
         (0o666, true, true),
     ] {
         let place = Place::<M>::new();
-        let segment = M::create_with_mode(&place.0, Size::KIB, mode).unwrap();
-        M::offer(&place.0, &segment).unwrap();
+        let segment = M::create_with_mode(&place.at, Size::KIB, mode).unwrap();
+        M::offer(&place.at, &segment).unwrap();
         let mapping = M::map(&segment).unwrap();
         mapping.as_shared_bytes().set(0, *b"theirs").unwrap();
         let allows = |wanted| wanted || !M::MODE_DECIDES;
         let other = Peer::fork_as(ANOTHER, |_| {
-            let read = M::open_read_only(&place.0).map(|mapping| {
+            let read = M::open_read_only(&place.at).map(|mapping| {
                 assert_eq!(mapping.as_shared_bytes().get(0), Ok(*b"theirs"));
             });
             check(read, allows(reads));
-            let written = M::open(&place.0).map(|mapping| {
+            let written = M::open(&place.at).map(|mapping| {
                 mapping.as_shared_bytes().set(0, *b"others").unwrap();
             });
             check(written, allows(writes));

@@ -4,6 +4,8 @@ use std::ffi::CString;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 use shm_memfd::raw::memfd_create;
 use shm_posix::raw::shm_open;
 use shm_sysv::raw::shmget;
@@ -89,6 +91,20 @@ pub const CHAPTER: Chapter = Chapter {
                 let entry = maps_entry(&Memory::map(memfd(SIZE)?, SIZE)?)?;
                 let expected = "/memfd:shmtest-probe (deleted)";
                 either(entry == expected, "/memfd:LABEL (deleted)", &entry)
+            }),
+            ..Row::REST
+        },
+        Row {
+            question: "… if it was made nameless (O_TMPFILE) and linked later",
+            posix: probe!(always("/dev/shm/#INODE (deleted), to its maker"), {
+                let flags = OFlag::O_TMPFILE | OFlag::O_RDWR;
+                let fd = nix::fcntl::open("/dev/shm", flags, Mode::S_IRUSR)?;
+                ftruncate(&fd, SIZE)?;
+                let inode = nix::sys::stat::fstat(&fd)?.st_ino;
+                let entry = maps_entry(&Memory::map(&fd, SIZE)?)?;
+                let expected = format!("/dev/shm/#{inode} (deleted)");
+                let told = "/dev/shm/#INODE (deleted), to its maker";
+                either(entry == expected, told, &entry)
             }),
             ..Row::REST
         },

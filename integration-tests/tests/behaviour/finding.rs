@@ -11,7 +11,7 @@ use shm_posix::raw::shm_open;
 use shm_sysv::raw::shmget;
 
 use crate::kit::{
-    Memory, Posix, SIZE, SysV, ftruncate, maps_entry, memfd, reopen,
+    Memory, Posix, SIZE, SysV, ftruncate, link, maps_entry, memfd, reopen,
     sysv_column,
 };
 use crate::table::{
@@ -97,9 +97,12 @@ pub const CHAPTER: Chapter = Chapter {
         Row {
             question: "… if it was made nameless (O_TMPFILE) and linked later",
             posix: probe!(always("/dev/shm/#INODE (deleted), to its maker"), {
+                let name = Posix::new(SIZE)?;
+                name.unlink()?;
                 let flags = OFlag::O_TMPFILE | OFlag::O_RDWR;
                 let fd = nix::fcntl::open("/dev/shm", flags, Mode::S_IRUSR)?;
                 ftruncate(&fd, SIZE)?;
+                link(&fd, &name.path())?;
                 let inode = nix::sys::stat::fstat(&fd)?.st_ino;
                 let entry = maps_entry(&Memory::map(&fd, SIZE)?)?;
                 let expected = format!("/dev/shm/#{inode} (deleted)");

@@ -3,7 +3,7 @@
 
 use std::ffi::{CString, c_int, c_uint};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
 use integration_tests::leaks;
@@ -236,6 +236,14 @@ pub fn reopen(fd: impl AsFd, write: bool) -> std::io::Result<OwnedFd> {
     let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
     let file = std::fs::File::options().read(true).write(write).open(path)?;
     Ok(file.into())
+}
+
+/// Gives an open file another name.
+pub fn link(fd: impl AsFd, path: &Path) -> nix::Result<()> {
+    use nix::fcntl::{AT_FDCWD, AtFlags};
+    let entry = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
+    let flags = AtFlags::AT_SYMLINK_FOLLOW;
+    nix::unistd::linkat(AT_FDCWD, entry.as_str(), AT_FDCWD, path, flags)
 }
 
 /// Lets a call fail where it would otherwise get a signal.

@@ -10,7 +10,7 @@ use shm_posix::raw::flock;
 use shm_sysv::raw::{SHM_DEST, shmctl_ipc_stat};
 
 use crate::kit::{
-    Memory, Posix, SIZE, SysV, ftruncate, memfd, memfd_with, sysv_column,
+    Memory, Posix, SIZE, SysV, link, memfd, memfd_with, sysv_column,
 };
 use crate::table::{
     Chapter, Found, Row, always, either, in_child, outcome, probe,
@@ -389,18 +389,8 @@ fn survives_exec(fd: impl AsFd) -> std::io::Result<bool> {
 }
 
 fn name_it(fd: impl AsFd) -> Found {
-    let from = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
+    // Unlinks it again, when it is dropped.
     let to = Posix::with(0o600)?;
     to.unlink()?;
-    let linked = nix::unistd::linkat(
-        nix::fcntl::AT_FDCWD,
-        from.as_str(),
-        nix::fcntl::AT_FDCWD,
-        &to.path(),
-        nix::fcntl::AtFlags::AT_SYMLINK_FOLLOW,
-    );
-    // `to` unlinks it again.
-    let told = outcome(linked);
-    ftruncate(&to.fd, SIZE)?;
-    told
+    outcome(link(fd, &to.path()))
 }

@@ -582,6 +582,73 @@ fn removal_can_be_repeated() {
 // Limits.
 
 #[test]
+fn a_full_dev_shm_is_an_error_and_not_a_crash() {
+    alone_as_root(|| {
+        surroundings::small_dev_shm(1 << 20).unwrap();
+        let name = Scratch::new("full");
+        let no_space = |result: Result<()>, asked: Size, free: u64| {
+            let Err(Error::NoSpace { requested, available, os }) = result
+            else {
+                panic!("{result:?}");
+            };
+            assert_eq!((requested, available), (asked, Some(free)));
+            assert_eq!(os.errno(), libc::ENOSPC);
+            assert!(os.to_string().contains("/dev/shm"), "{os}");
+        };
+        let create = |options: SegmentOptions, size| {
+            options.create(&name, size).map(drop)
+        };
+        let plain = SegmentOptions::new();
+        for size in [size((1 << 20) + 1), "1024TiB".parse().unwrap()] {
+            no_space(create(plain, size), size, 1 << 20);
+            let huge = plain.huge_pages(HugePages::Transparent);
+            no_space(create(huge, size), size, 1 << 20);
+            assert!(!name.path().exists());
+        }
+        // Nothing of that is left: everything is still free.
+        let mut all = Segment::create(&name, Size::MIB).unwrap();
+        all.map().unwrap().bytes().fill(1);
+        let other = Scratch::new("full");
+        let second = Segment::create(&other, SMALL).map(drop);
+        no_space(second, SMALL, 0);
+        // That the name is taken is what matters more.
+        let again = Segment::create(&name, SMALL);
+        assert!(matches!(again, Err(Error::AlreadyExists(_))));
+
+        let more = size(2 << 20);
+        no_space(all.resize(more), more, 0);
+        let stat = all.stat().unwrap();
+        assert_eq!((all.len(), stat.len), (1 << 20, 1 << 20));
+    });
+}
+
+#[test]
+fn an_unreserved_page_of_a_full_dev_shm_is_a_crash() {
+    alone_as_root(|| {
+        surroundings::small_dev_shm(1 << 20).unwrap();
+        let name = Scratch::new("sigbus");
+        let options = SegmentOptions::new().reserve(Reserve::OnTouch);
+        let mut segment = options.create(&name, size(2 << 20)).unwrap();
+        let mapping = segment.map().unwrap();
+        let touching = Peer::fork(|_| {
+            mapping.bytes().fill(1);
+            Ok::<_, Error>("")
+        });
+        let killed = touching.unwrap().join(DEADLINE);
+        let Err(JoinError::Killed(Signal::SIGBUS)) = killed else {
+            panic!("{killed:?}");
+        };
+        // Here it can be had as an error instead.
+        let failed = mapping.populate().unwrap_err();
+        assert_eq!(failed.raw_os_error(), Some(libc::EFAULT));
+        // Growing reserves the last page.
+        let grown = segment.resize(size(3 << 20));
+        assert!(matches!(grown, Err(Error::NoSpace { .. })), "{grown:?}");
+        assert_eq!(segment.stat().unwrap().len, 2 << 20);
+    });
+}
+
+#[test]
 fn too_many_descriptors_are_a_limit_reached() {
     alone(|| {
         let name = Scratch::new("emfile");

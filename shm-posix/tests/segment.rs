@@ -675,6 +675,36 @@ fn too_many_descriptors_are_a_limit_reached() {
 }
 
 #[test]
+fn a_size_beyond_the_limit_on_files_is_a_signal_or_an_error() {
+    let name = Scratch::new("fsize");
+    let beyond = |reserve| {
+        surroundings::limit(Resource::RLIMIT_FSIZE, 1 << 20).unwrap();
+        let options = SegmentOptions::new().reserve(reserve);
+        options.create(&name, size(2 << 20)).unwrap_err()
+    };
+    for reserve in [Reserve::Now, Reserve::OnTouch] {
+        let killed = Peer::fork(|_| {
+            beyond(reserve);
+            Ok::<_, Error>("")
+        });
+        let killed = killed.unwrap().join(DEADLINE);
+        let Err(JoinError::Killed(Signal::SIGXFSZ)) = killed else {
+            panic!("{killed:?}");
+        };
+        in_a_peer(|| {
+            SigSet::from(Signal::SIGXFSZ).thread_block().unwrap();
+            let failure = beyond(reserve);
+            let Error::LimitReached(os) = failure else {
+                panic!("{failure:?}");
+            };
+            assert_eq!(os.errno(), libc::EFBIG);
+            assert!(os.to_string().contains("ulimit -f"), "{os}");
+        });
+        assert!(!name.path().exists());
+    }
+}
+
+#[test]
 fn a_storm_of_signals_changes_nothing() {
     let name = Scratch::new("storm");
     in_a_peer(|| {

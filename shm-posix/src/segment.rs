@@ -280,7 +280,20 @@ impl<A: Access> Segment<A> {
             false => libc::O_RDONLY,
         };
         // O_NONBLOCK: should the name be a FIFO, do not wait for its writer.
-        let fd = raw::shm_open(name.as_c_str(), access | libc::O_NONBLOCK, 0)?;
+        let flags = access | libc::O_NONBLOCK;
+        let fd = match raw::shm_open(name.as_c_str(), flags, 0) {
+            // A symbolic link, a directory (of which the C library makes
+            // EINVAL), a socket.
+            Err(os)
+                if matches!(
+                    os.errno(),
+                    libc::ELOOP | libc::EISDIR | libc::EINVAL | libc::ENXIO
+                ) =>
+            {
+                return Err(wrong_kind(name));
+            }
+            opened => opened?,
+        };
         match raw::flock(fd.as_fd(), libc::LOCK_SH | libc::LOCK_NB) {
             // A reaper is deciding about it.
             Err(os) if os.errno() == libc::EWOULDBLOCK => return Ok(None),
@@ -290,10 +303,7 @@ impl<A: Access> Segment<A> {
         if SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
             != SFlag::S_IFREG
         {
-            return Err(Error::WrongKind {
-                object: name.object(),
-                expected: "regular file",
-            });
+            return Err(wrong_kind(name));
         }
         // Removed since we opened it, or not yet sized by a creator that does
         // not publish it whole.
@@ -493,6 +503,10 @@ fn prepare(
     // the umask instead would change it for every thread of the process.
     fchmod(fd, options.mode)?;
     reserve::set_size(fd, options, size)
+}
+
+fn wrong_kind(name: &Name) -> Error {
+    Error::WrongKind { object: name.object(), expected: "regular file" }
 }
 
 fn fchmod(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {

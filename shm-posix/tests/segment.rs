@@ -340,6 +340,31 @@ fn open_waits_for_the_size_of_a_segment_that_is_being_made() {
     assert_eq!(patient.join(DEADLINE).unwrap(), 5000_usize.to_ne_bytes());
 }
 
+#[test]
+fn open_refuses_what_is_no_segment() {
+    let directory = Scratch::new("directory");
+    fs::create_dir(directory.path()).unwrap();
+    let fifo = Scratch::new("fifo");
+    mkfifo(fifo.path(), Mode::S_IRWXU).unwrap();
+    let target = Scratch::new("target");
+    let _segment = Segment::create(&target, SMALL).unwrap();
+    let link = Scratch::new("link");
+    symlink(target.path(), link.path()).unwrap();
+    for name in [&directory, &fifo, &link] {
+        for opened in [
+            Segment::open(name).map(drop),
+            Segment::open_read_only(name).map(drop),
+            Segment::open_or_create(name, SMALL).map(drop),
+        ] {
+            let Err(Error::WrongKind { expected, .. }) = opened else {
+                panic!("{name:?}: {opened:?}");
+            };
+            assert_eq!(expected, "regular file");
+        }
+        assert!(fs::symlink_metadata(name.path()).is_ok());
+    }
+}
+
 // Inspect.
 
 #[test]

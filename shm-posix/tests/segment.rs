@@ -749,6 +749,18 @@ fn a_storm_of_signals_changes_nothing() {
 // Other kernels.
 
 #[test]
+fn without_transparent_huge_pages_the_hint_is_ignored() {
+    let name = Scratch::new("no-thp");
+    in_a_peer(|| {
+        surroundings::refuse(&no_advice(libc::MADV_HUGEPAGE)).unwrap();
+        let options = SegmentOptions::new().huge_pages(HugePages::Transparent);
+        let segment = options.create(&name, Size::MIB).unwrap();
+        assert_eq!(segment.stat().unwrap().allocated, 1 << 20);
+        assert_eq!(segment.map().unwrap().len(), 1 << 20);
+    });
+}
+
+#[test]
 fn without_populate_the_pages_are_reserved_all_the_same() {
     let name = Scratch::new("no-populate");
     in_a_peer(|| {

@@ -1,6 +1,5 @@
 //! Names: every text is one or is refused with the reason, and the kernel takes
 //! all that are not refused.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

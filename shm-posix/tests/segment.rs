@@ -20,10 +20,10 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::mkfifo;
-use shm_common::SizeFault;
+use shm_common::{Access, SizeFault};
 use shm_posix::{
-    Error, HugePages, Name, Origin, PageSize, Reserve, Result, Segment,
-    SegmentOptions, Size, Stat, raw,
+    Error, HugePages, Mapping, Name, Origin, PageSize, Reserve, Result,
+    Segment, SegmentOptions, Size, Stat, raw,
 };
 
 /// Where the size is of no interest.
@@ -109,6 +109,7 @@ fn transparent_huge_pages_are_a_hint() {
     assert_eq!(stat.len, len as u64);
     assert!(stat.allocated >= stat.len);
     let mapping = segment.map().unwrap();
+    assert!(!kernel_has_transparent() || smaps_at(&mapping).contains(" hg"));
     mapping.bytes().write_at(len - 4, b"last").unwrap();
     let found = options.open(&name).unwrap().map().unwrap();
     assert_eq!(found.bytes().get(len - 4), Ok(*b"last"));
@@ -403,8 +404,8 @@ fn all_mappings_are_the_same_bytes() {
     two.bytes().write_at(0, b"two").unwrap();
     assert_eq!(one.bytes().get(0), Ok(*b"two"));
     assert_eq!(read_only.bytes().get(0), Ok(*b"two"));
-    assert_eq!(permissions_at(one.bytes().as_ptr()), "rw-s");
-    assert_eq!(permissions_at(read_only.bytes().as_ptr()), "r--s");
+    assert!(smaps_at(&one).contains(" rw-s "));
+    assert!(smaps_at(&read_only).contains(" r--s "));
 }
 
 #[test]
@@ -865,12 +866,19 @@ fn as_nobody(closure: impl FnOnce()) {
     peer.join(DEADLINE).unwrap();
 }
 
-/// The permissions of a mapping, as `/proc/self/maps` has them.
-fn permissions_at(start: *const u8) -> String {
-    let maps = fs::read_to_string("/proc/self/maps").unwrap();
-    let start = format!("{:08x}-", start.addr());
-    let line = maps.lines().find(|line| line.starts_with(&start)).unwrap();
-    line.split(' ').nth(1).unwrap().to_owned()
+/// What `/proc/self/smaps` has about a mapping: first its addresses and
+/// permissions, last its flags.
+fn smaps_at<A: Access>(mapping: &Mapping<A>) -> String {
+    let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+    let start = format!("{:08x}-", mapping.bytes().as_ptr().addr());
+    let mut lines = smaps.lines().skip_while(|l| !l.starts_with(&start));
+    let first = lines.next().unwrap();
+    let rest = lines.take_while(|line| !line.contains('-'));
+    [first].into_iter().chain(rest).collect::<Vec<_>>().join("\n")
+}
+
+fn kernel_has_transparent() -> bool {
+    fs::exists("/sys/kernel/mm/transparent_hugepage").unwrap()
 }
 
 /// A kernel that fails a system call, whatever it is asked.

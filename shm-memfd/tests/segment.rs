@@ -134,6 +134,52 @@ fn a_segment_of_huge_pages_is_whole_huge_pages() {
 }
 
 #[test]
+fn an_empty_huge_page_pool_is_no_space() {
+    alone(|| {
+        let label = label("pool");
+        for page in PageSize::huge().unwrap() {
+            if !is_empty_pool(page) {
+                eprintln!("left out: the pool of {page} pages has some");
+                continue;
+            }
+            let options =
+                SegmentOptions::new().huge_pages(HugePages::Pool(page));
+            assert_none(|| {
+                let rounded = page.round_up(SMALL).unwrap();
+                let created = options.create(&label, SMALL);
+                assert_no_space(created.map(drop), rounded);
+                let sparse = options.reserve(Reserve::OnTouch);
+                let mut segment = sparse.create(&label, SMALL).unwrap();
+                let more = page.bytes() + 1;
+                let grown = segment.resize(size(more));
+                assert_no_space(grown, page.round_up(size(more)).unwrap());
+                let stat = segment.stat().unwrap();
+                assert_eq!(stat.len, page.bytes() as u64);
+            });
+        }
+    });
+}
+
+fn is_empty_pool(page: PageSize) -> bool {
+    let kib = page.bytes() / 1024;
+    let number = |what: &str| {
+        let pool = format!("/sys/kernel/mm/hugepages/hugepages-{kib}kB");
+        fs::read_to_string(format!("{pool}/{what}")).unwrap()
+    };
+    ["free_hugepages", "nr_overcommit_hugepages"]
+        .iter()
+        .all(|what| number(what).trim() == "0")
+}
+
+fn assert_no_space(result: Result<()>, asked: Size) {
+    let Err(Error::NoSpace { requested, available, os }) = result else {
+        panic!("{result:?}");
+    };
+    assert_eq!((requested, available), (asked, None));
+    assert!(os.to_string().contains("vm.nr_hugepages"), "{os}");
+}
+
+#[test]
 fn a_failed_create_leaves_nothing() {
     for (number, call) in [
         (libc::SYS_memfd_create, "memfd_create"),

@@ -19,7 +19,7 @@ use nix::sys::stat::{Mode, umask};
 use shm_common::{Access, SizeFault};
 use shm_memfd::{
     Error, HugePages, Label, Mapping, PageSize, Reserve, Result, Seals,
-    Segment, SegmentOptions, Size, Stat,
+    Segment, SegmentOptions, Size, Stat, raw,
 };
 
 /// Where the size is of no interest.
@@ -181,23 +181,25 @@ fn assert_no_space(result: Result<()>, asked: Size) {
 
 #[test]
 fn a_failed_create_leaves_nothing() {
-    for (number, call) in [
-        (libc::SYS_memfd_create, "memfd_create"),
-        (libc::SYS_fchmod, "fchmod"),
-        (libc::SYS_fallocate, "posix_fallocate"),
-        (libc::SYS_fcntl, "fcntl(F_ADD_SEALS)"),
-    ] {
-        in_a_peer(|| {
-            surroundings::refuse(&refused(number)).unwrap();
-            let label = label("undone");
-            let options = SegmentOptions::new().mode(0o600);
-            assert_none(|| {
-                let failure = options.create(&label, SMALL).unwrap_err();
-                let os = failure.os_error().unwrap();
-                assert_eq!((os.call(), os.errno()), (call, libc::EIO));
+    alone(|| {
+        for (number, call) in [
+            (libc::SYS_memfd_create, "memfd_create"),
+            (libc::SYS_fchmod, "fchmod"),
+            (libc::SYS_fallocate, "posix_fallocate"),
+            (libc::SYS_fcntl, "fcntl(F_ADD_SEALS)"),
+        ] {
+            in_a_peer(|| {
+                surroundings::refuse(&refused(number)).unwrap();
+                let label = label("undone");
+                let options = SegmentOptions::new().mode(0o600);
+                assert_none(|| {
+                    let failure = options.create(&label, SMALL).unwrap_err();
+                    let os = failure.os_error().unwrap();
+                    assert_eq!((os.call(), os.errno()), (call, libc::EIO));
+                });
             });
-        });
-    }
+        }
+    });
 }
 
 // Open.
@@ -476,6 +478,8 @@ fn a_size_beyond_the_limit_on_files_is_a_signal_or_an_error() {
 fn a_storm_of_signals_changes_nothing() {
     let label = label("storm");
     in_a_peer(|| {
+        // New kernels let none of these interrupt a reservation; see the test
+        // of steps below.
         surroundings::storm_of_signals(300).unwrap();
         for huge_pages in [HugePages::No, HugePages::Transparent] {
             let options = SegmentOptions::new().huge_pages(huge_pages);
@@ -516,6 +520,20 @@ fn without_populate_the_pages_are_reserved_all_the_same() {
 }
 
 #[test]
+fn a_reservation_that_is_interrupted_goes_on_in_steps() {
+    in_a_peer(|| {
+        surroundings::refuse(&INTERRUPTED).unwrap();
+        let mut segment =
+            Segment::create(&label("steps"), size(16 << 20)).unwrap();
+        let stat = segment.stat().unwrap();
+        assert_eq!((stat.len, stat.allocated), (16 << 20, 16 << 20));
+        segment.resize(size(32 << 20)).unwrap();
+        let stat = segment.stat().unwrap();
+        assert_eq!((stat.len, stat.allocated), (32 << 20, 32 << 20));
+    });
+}
+
+#[test]
 fn without_noexec_seals_a_segment_is_made_all_the_same() {
     in_a_peer(|| {
         surroundings::refuse(&NO_NOEXEC_SEAL).unwrap();
@@ -530,10 +548,13 @@ fn without_noexec_seals_a_segment_is_made_all_the_same() {
 #[test]
 fn with_noexec_seals_a_segment_never_becomes_executable() {
     let segment = Segment::create(&label("noexec"), SMALL).unwrap();
-    if !segment.seals().unwrap().contains(Seals::EXEC) {
-        eprintln!("left out: this kernel has no MFD_NOEXEC_SEAL");
+    let seals = segment.seals().unwrap();
+    if raw::memfd_create(c"probe", libc::MFD_NOEXEC_SEAL).is_err() {
+        // This kernel does not know them.
+        assert_eq!(seals, Seals::SHRINK);
         return;
     }
+    assert_eq!(seals, Seals::SHRINK | Seals::EXEC);
     assert_eq!(segment.stat().unwrap().mode & 0o111, 0);
     let denied = segment.set_mode(0o700);
     assert!(matches!(denied, Err(Error::PermissionDenied(_))), "{denied:?}");
@@ -612,6 +633,17 @@ fn kernel_has_transparent() -> bool {
 fn refused(call: libc::c_long) -> Refused {
     Refused { call, argument: 0, mask: 0, bits: 0, errno: libc::EIO }
 }
+
+/// A kernel that is not done with 16 MiB when the next signal comes; Linux
+/// interrupts a reservation for any signal in old versions, and for a deadly
+/// one only in new ones.
+const INTERRUPTED: Refused = Refused {
+    call: libc::SYS_fallocate,
+    argument: 3,
+    mask: u32::MAX,
+    bits: 16 << 20,
+    errno: libc::EINTR,
+};
 
 /// A kernel before Linux 6.3.
 const NO_NOEXEC_SEAL: Refused = Refused {

@@ -10,6 +10,7 @@ use std::ops::Deref;
 use std::panic::{catch_unwind, resume_unwind};
 use std::process;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use integration_tests::alone::{alone, alone_as_root};
@@ -157,21 +158,23 @@ fn a_huge_page_pool_that_has_none_is_an_error() {
 
 #[test]
 fn a_failed_create_leaves_nothing() {
-    for call in [libc::SYS_shmget, libc::SYS_shmat, libc::SYS_madvise] {
-        in_a_peer(|| {
-            surroundings::refuse(&refused(call)).unwrap();
-            let key = Scratch::new();
-            assert_none(|| {
-                for options in [
-                    SegmentOptions::new(),
-                    SegmentOptions::new().remove_on_last_detach(),
-                ] {
-                    let failure = options.create(*key, SMALL).unwrap_err();
-                    assert_eq!(failure.raw_os_error(), Some(libc::EIO));
-                }
+    alone(|| {
+        for call in [libc::SYS_shmget, libc::SYS_shmat, libc::SYS_madvise] {
+            in_a_peer(|| {
+                surroundings::refuse(&refused(call)).unwrap();
+                let key = Scratch::new();
+                assert_none(|| {
+                    for options in [
+                        SegmentOptions::new(),
+                        SegmentOptions::new().remove_on_last_detach(),
+                    ] {
+                        let failure = options.create(*key, SMALL).unwrap_err();
+                        assert_eq!(failure.raw_os_error(), Some(libc::EIO));
+                    }
+                });
             });
-        });
-    }
+        }
+    });
 }
 
 // Open.
@@ -273,39 +276,75 @@ fn open_read_only_needs_only_permission_to_read() {
 
 #[test]
 fn open_or_create_tells_exactly_one_caller_that_it_created() {
-    const CALLERS: usize = 6;
-    for _ in 0..10 {
-        let key = Scratch::new();
-        let caller = |_| {
-            Peer::fork(|link| {
-                link.receive().unwrap();
+    const CALLERS: u32 = 4;
+    let keys: Vec<Scratch> = (0..100).map(|_| Scratch::new()).collect();
+    // Where they wait for each other before each key, turning: a message
+    // would wake one after the other.
+    let places = Segment::create(Key::PRIVATE, SMALL).unwrap();
+    let places = places.map().unwrap();
+    let meet = |index: usize| {
+        let arrived = places.bytes().atomic_u32(4 * index).unwrap();
+        arrived.fetch_add(1, Ordering::AcqRel);
+        while arrived.load(Ordering::Acquire) < CALLERS {
+            thread::yield_now();
+        }
+    };
+    let caller = |_| {
+        Peer::fork(|link| {
+            let mut held = Vec::new();
+            let mut created = Vec::new();
+            for (index, key) in keys.iter().enumerate() {
+                meet(index);
                 let (segment, origin) =
-                    Segment::open_or_create(*key, Size::MIB).unwrap();
+                    Segment::open_or_create(**key, SMALL).unwrap();
                 let mapping = segment.map().unwrap();
                 let count = mapping.bytes().atomic_u32(0).unwrap();
                 count.fetch_add(1, Ordering::Relaxed);
-                link.send([u8::from(origin == Origin::Created)]).unwrap();
+                created.push(u8::from(origin == Origin::Created));
                 // The creator's drop would make room for another one.
-                link.receive().unwrap();
-                Ok::<_, Error>("")
-            })
-            .unwrap()
-        };
-        let mut callers: Vec<Peer> = (0..CALLERS).map(caller).collect();
-        callers.iter().for_each(|caller| caller.send("go").unwrap());
-        let created: usize = callers
-            .iter_mut()
-            .map(|caller| usize::from(caller.receive().unwrap()[0]))
-            .sum();
-        assert_eq!(created, 1);
-        let mapping = Segment::open(*key).unwrap().map().unwrap();
-        assert_eq!(mapping.bytes().get::<u32>(0), Ok(6));
-        for caller in callers {
-            caller.send("end").unwrap();
-            caller.join(DEADLINE).unwrap();
-        }
-        assert!(!key.is_taken());
+                held.push(segment);
+            }
+            link.send(created).unwrap();
+            link.receive().unwrap();
+            Ok::<_, Error>("")
+        })
+        .unwrap()
+    };
+    let mut callers: Vec<Peer> = (0..CALLERS).map(caller).collect();
+    let mut creators = vec![0; keys.len()];
+    for caller in &mut callers {
+        let created = caller.receive().unwrap();
+        creators.iter_mut().zip(created).for_each(|(sum, one)| *sum += one);
     }
+    assert_eq!(creators, vec![1; keys.len()]);
+    for key in &keys {
+        let mapping = Segment::open(**key).unwrap().map().unwrap();
+        assert_eq!(mapping.bytes().get::<u32>(0), Ok(CALLERS));
+    }
+    for caller in callers {
+        caller.send("end").unwrap();
+        caller.join(DEADLINE).unwrap();
+    }
+    assert!(keys.iter().all(|key| !key.is_taken()));
+}
+
+#[test]
+fn open_or_create_gets_one_while_others_create_and_remove() {
+    let key = Scratch::new();
+    let callers = [(); 3].map(|()| {
+        Peer::fork(|_| {
+            for _ in 0..1000 {
+                // Between two looks, what one sees comes or goes.
+                drop(Segment::open_or_create(*key, SMALL)?);
+            }
+            Ok::<_, Error>("")
+        })
+        .unwrap()
+    });
+    for caller in callers {
+        caller.join(DEADLINE).unwrap();
+    }
+    assert!(!key.is_taken());
 }
 
 #[test]
@@ -407,8 +446,8 @@ fn a_mapping_outlives_its_segment() {
 #[test]
 fn nothing_is_left_of_a_whole_life() {
     alone(|| {
+        let key = Scratch::new();
         assert_none(|| {
-            let key = Scratch::new();
             let segment = Segment::create(*key, Size::MIB).unwrap();
             let first = segment.map().unwrap();
             let opened = Segment::open(*key).unwrap();

@@ -53,6 +53,9 @@ impl Segment<ReadWrite> {
     /// - [`Error::NoSpace`]: `/dev/shm` has not that much room (`ENOSPC`).
     /// - [`Error::PermissionDenied`]: `/dev/shm` cannot be written (`EACCES`).
     /// - [`Error::LimitReached`]: too many descriptors (`EMFILE`, `ENFILE`).
+    /// - [`Error::NotReady`]: only without `O_TMPFILE` or `/proc`: another
+    ///   program holds a lock on it at once, for longer than
+    ///   [`SegmentOptions::open_timeout`].
     ///
     /// # Crashes
     ///
@@ -149,11 +152,10 @@ impl Segment<ReadWrite> {
             let fd = raw::shm_open(name.as_c_str(), flags, options.mode)?;
             // From here on, dropping this removes the name again.
             let segment = Self::owned(fd, options, name, size);
-            // A reaper may have come before the lock: begin again.
-            match raw::flock(segment.as_fd(), libc::LOCK_SH | libc::LOCK_NB) {
-                Err(os) if os.errno() == libc::EWOULDBLOCK => continue,
-                locked => locked?,
-            }
+            // A reaper may have come before the lock. Until it has decided, the
+            // name must stay: were it removed and taken anew meanwhile, the
+            // reaper would remove the new one.
+            wait_for_lock(&segment)?;
             if segment.stat()?.links == 0 {
                 continue;
             }
@@ -490,6 +492,24 @@ impl<A: Access> fmt::Debug for Segment<A> {
             .field("owner", &self.owner)
             .field("fd", &self.fd.as_raw_fd())
             .finish()
+    }
+}
+
+/// Takes the shared lock of a segment that a reaper, or another program, may
+/// have locked.
+fn wait_for_lock(segment: &Segment) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        match raw::flock(segment.as_fd(), libc::LOCK_SH | libc::LOCK_NB) {
+            Err(os) if os.errno() == libc::EWOULDBLOCK => {}
+            locked => return Ok(locked?),
+        }
+        let waited = begun.elapsed();
+        if waited >= segment.options.open_timeout {
+            let object = segment.name.object();
+            return Err(Error::NotReady { object, waited });
+        }
+        thread::sleep(PAUSE);
     }
 }
 

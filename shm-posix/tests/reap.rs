@@ -114,17 +114,31 @@ fn live_segments_survive(refusal: Option<Refused>) {
             Peer::fork(run).unwrap()
         })
         .collect();
-    let makers = ["a", "b"].map(|tag| {
-        let name = prefix.name(tag);
+    let names = ["a", "b"].map(|tag| prefix.name(tag));
+    // Meets a segment in the making more often than a reaper does, and decides
+    // to leave it.
+    let decider = Peer::fork(|_| -> Result<[u8; 0]> {
+        loop {
+            for name in &names {
+                let flags = libc::O_RDONLY;
+                let Ok(fd) = raw::shm_open(name.as_c_str(), flags, 0) else {
+                    continue;
+                };
+                let lock = libc::LOCK_EX | libc::LOCK_NB;
+                let _ = raw::flock(fd.as_fd(), lock);
+            }
+        }
+    });
+    let makers = names.each_ref().map(|name| {
         Peer::fork(move |_| {
             if let Some(refusal) = &refusal {
                 surroundings::refuse(refusal).unwrap();
             }
             for _ in 0..2000 {
-                let segment = Segment::create(&name, Size::KIB).unwrap();
+                let segment = Segment::create(name, Size::KIB).unwrap();
                 let created = segment.stat().unwrap();
                 assert_eq!(created.links, 1, "has lost its name");
-                drop(Segment::open(&name).unwrap().map().unwrap());
+                drop(Segment::open(name).unwrap().map().unwrap());
                 let still = segment.stat().unwrap();
                 assert_eq!(still.links, 1, "has lost its name");
             }
@@ -135,6 +149,7 @@ fn live_segments_survive(refusal: Option<Refused>) {
     for maker in makers {
         maker.join(DEADLINE).unwrap();
     }
+    decider.unwrap().kill().unwrap();
     for reaper in reapers {
         reaper.kill().unwrap();
     }

@@ -242,6 +242,39 @@ fn open_read_only_needs_only_permission_to_read() {
     assert_eq!(mapping.bytes().get(0), Ok(*b"read me"));
 }
 
+#[test]
+fn open_refuses_what_is_no_segment() {
+    alone(|| {
+        let memfd = |flags| raw::memfd_create(c"foreign", flags).unwrap();
+        // With these its sender could cut off whoever maps it.
+        let unsealed = memfd(libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);
+        raw::ftruncate(unsealed.as_fd(), 5000).unwrap();
+        let sealed = memfd(libc::MFD_CLOEXEC);
+        raw::ftruncate(sealed.as_fd(), 5000).unwrap();
+        let sizeless = memfd(libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);
+        raw::fcntl_add_seals(sizeless.as_fd(), libc::F_SEAL_SHRINK).unwrap();
+        let null = OwnedFd::from(fs::File::open("/dev/null").unwrap());
+
+        let open = |fd: &OwnedFd| {
+            let fd = || fd.try_clone().unwrap();
+            let failure = Segment::open(fd()).unwrap_err();
+            let again = Segment::open_read_only(fd()).unwrap_err();
+            assert_eq!(
+                std::mem::discriminant(&failure),
+                std::mem::discriminant(&again)
+            );
+            failure
+        };
+        // What is refused is closed.
+        assert_none(|| {
+            assert!(matches!(open(&unsealed), Error::MissingSeals { .. }));
+            assert!(matches!(open(&sealed), Error::MissingSeals { .. }));
+            assert!(matches!(open(&sizeless), Error::InvalidSize { .. }));
+            assert!(matches!(open(&null), Error::WrongKind { .. }));
+        });
+    });
+}
+
 // Inspect.
 
 #[test]
@@ -364,6 +397,19 @@ fn resize_never_shrinks() {
     segment.resize(size(6000)).unwrap();
     assert_eq!((segment.len(), other.len()), (6000, 1 << 20));
     assert_eq!(segment.stat().unwrap().len, 1 << 20);
+}
+
+#[test]
+fn nobody_shrinks_a_segment() {
+    let segment = Segment::create(&label("cut-off"), size(5000)).unwrap();
+    let mapping = segment.map().unwrap();
+    let theirs = duplicate(&segment);
+    in_a_peer(|| {
+        let denied = raw::ftruncate(theirs.as_fd(), 1).unwrap_err();
+        assert_eq!(denied.errno(), libc::EPERM);
+    });
+    mapping.bytes().fill(1);
+    assert_eq!(segment.stat().unwrap().len, 5000);
 }
 
 #[test]
@@ -557,6 +603,9 @@ fn with_noexec_seals_a_segment_never_becomes_executable() {
     assert_eq!(seals, Seals::SHRINK | Seals::EXEC);
     assert_eq!(segment.stat().unwrap().mode & 0o111, 0);
     let denied = segment.set_mode(0o700);
+    assert!(matches!(denied, Err(Error::PermissionDenied(_))), "{denied:?}");
+    let options = SegmentOptions::new().mode(0o700);
+    let denied = options.create(&label("noexec"), SMALL);
     assert!(matches!(denied, Err(Error::PermissionDenied(_))), "{denied:?}");
 }
 

@@ -58,7 +58,7 @@ fn what_is_no_key_is_refused_with_the_reason() {
 
 #[test]
 fn what_is_no_id_is_refused_with_the_reason() {
-    for text in ["", "-1", "-0x1", "0x1", "2147483648", "id 1", "1\0"] {
+    for text in ["", "-1", "-01", "-0x1", "0x1", "2147483648", "id 1", "1\0"] {
         let parsed = text.parse::<Id>();
         assert_eq!(fault(text, parsed), NameFault::NotANumber);
     }

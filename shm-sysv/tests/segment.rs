@@ -19,6 +19,7 @@ use integration_tests::peer::{DEADLINE, Peer};
 use integration_tests::surroundings::{self, Refused};
 use nix::sys::resource::Resource;
 use nix::sys::stat::{Mode, umask};
+use nix::unistd::geteuid;
 use shm_common::Access;
 use shm_sysv::{
     Error, HugePages, Id, Key, Mapping, Origin, PageSize, Reserve, Result,
@@ -147,10 +148,34 @@ fn a_huge_page_pool_that_has_none_is_an_error() {
                 // More than is ever in a pool.
                 let created =
                     pool(page).create(*key, "1024TiB".parse().unwrap());
-                let Err(Error::OutOfMemory(os)) = created else {
-                    panic!("{created:?}");
+                match created.unwrap_err() {
+                    Error::OutOfMemory(os) => {
+                        let text = os.to_string();
+                        assert!(text.contains("vm.nr_hugepages"), "{text}");
+                    }
+                    // Only root may have them, unless told otherwise.
+                    Error::PermissionDenied(_) if !geteuid().is_root() => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        });
+    });
+}
+
+#[test]
+fn a_huge_page_pool_that_is_for_others_is_an_error() {
+    alone_as_root(|| {
+        let key = Scratch::new();
+        as_nobody(|| {
+            for page in PageSize::huge().unwrap() {
+                let options =
+                    SegmentOptions::new().huge_pages(HugePages::Pool(page));
+                let denied = options.create(*key, SMALL).unwrap_err();
+                let Error::PermissionDenied(os) = denied else {
+                    panic!("{denied:?}");
                 };
-                assert!(os.to_string().contains("vm.nr_hugepages"), "{os}");
+                let text = os.to_string();
+                assert!(text.contains("vm.hugetlb_shm_group"), "{text}");
             }
         });
     });
@@ -372,7 +397,7 @@ fn stat_tells_what_the_kernel_knows() {
         let stat = segment.stat().unwrap();
         assert_eq!((stat.len, stat.mode), (5000, 0o640));
         assert_eq!((stat.key, stat.id), (*key, segment.id()));
-        let user = nix::unistd::geteuid().as_raw();
+        let user = geteuid().as_raw();
         let group = nix::unistd::getegid().as_raw();
         assert_eq!((stat.uid, stat.creator_uid), (user, user));
         assert_eq!((stat.gid, stat.creator_gid), (group, group));

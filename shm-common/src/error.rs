@@ -40,7 +40,7 @@ pub enum Error {
     /// The object was removed and cannot be used any more (`EIDRM`).
     Removed(OsError),
     /// A limit on the number or total size of objects is reached (`EMFILE`,
-    /// `ENFILE`; for System V `ENOSPC`). The hint names the limit.
+    /// `ENFILE`, `EFBIG`; for System V `ENOSPC`). The hint names the limit.
     LimitReached(OsError),
     /// No memory for this (`ENOMEM`).
     OutOfMemory(OsError),
@@ -263,6 +263,9 @@ impl From<OsError> for Error {
             ),
             libc::ENFILE => Error::LimitReached(
                 os.hint("the system has too many files (fs.file-max)"),
+            ),
+            libc::EFBIG => Error::LimitReached(
+                os.hint("no file may be that large (ulimit -f)"),
             ),
             libc::ENOMEM => Error::OutOfMemory(os),
             libc::EBUSY => Error::Busy(os),

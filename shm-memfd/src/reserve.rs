@@ -44,7 +44,7 @@ pub(crate) fn grow(
 ) -> Result<()> {
     match options.reserve {
         Reserve::Now => reserve(fd, from.bytes(), to),
-        Reserve::OnTouch => Ok(extend(fd, to)?),
+        Reserve::OnTouch => extend(fd, to).map_err(|os| sort(os, to)),
     }
 }
 
@@ -57,16 +57,21 @@ fn reserve(fd: BorrowedFd<'_>, from: usize, to: Size) -> Result<()> {
         Err(os) if os.errno() == libc::EINTR => reserve_in_steps(fd, from, to),
         result => result,
     };
-    // A memfd lies in a tmpfs of the kernel's own, without a size limit: only
-    // a pool of huge pages is ever full, and it does not say by how much.
-    reserved.map_err(|os| match os.errno() {
+    reserved.map_err(|os| sort(os, to))
+}
+
+/// Tells an empty pool from other failures. A memfd lies in a tmpfs of the
+/// kernel's own, without a size limit: only a pool of huge pages is ever full,
+/// and it does not say by how much.
+fn sort(os: OsError, to: Size) -> Error {
+    match os.errno() {
         libc::ENOSPC => Error::NoSpace {
             requested: to,
             available: None,
             os: os.hint("too few huge pages are free: see vm.nr_hugepages"),
         },
         _ => os.into(),
-    })
+    }
 }
 
 /// For a process that gets signals faster than the kernel reserves: each step

@@ -46,7 +46,8 @@ impl Segment<ReadWrite> {
     ///
     /// # Crashes
     ///
-    /// A size beyond `RLIMIT_FSIZE` is a `SIGXFSZ`, as for any file.
+    /// A size beyond `RLIMIT_FSIZE` is a `SIGXFSZ`, as for any file; where that
+    /// is ignored or blocked, [`Error::LimitReached`] (`EFBIG`).
     ///
     /// # Sources
     ///

@@ -4,6 +4,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::stat::fstat;
 use nix::sys::statvfs::fstatvfs;
 use shm_common::{
     Error, HugePages, Object, OsError, PageSize, ReadWrite, Reserve, Result,
@@ -11,7 +12,7 @@ use shm_common::{
 };
 
 use crate::identity::DIRECTORY;
-use crate::{Mapping, SegmentOptions, raw};
+use crate::{Mapping, SegmentOptions, Stat, raw};
 
 /// Gives a new object its size and, if wanted, its pages.
 pub(crate) fn set_size(
@@ -45,7 +46,9 @@ pub(crate) fn grow(
 ) -> Result<()> {
     match options.reserve {
         Reserve::Now => reserve(fd, from.bytes(), to),
-        Reserve::OnTouch => Ok(extend(fd, to)?),
+        Reserve::OnTouch => {
+            extend(fd, to).map_err(|os| sort(os, fd, from.bytes(), to))
+        }
     }
 }
 
@@ -58,16 +61,25 @@ fn reserve(fd: BorrowedFd<'_>, from: usize, to: Size) -> Result<()> {
         Err(os) if os.errno() == libc::EINTR => reserve_in_steps(fd, from, to),
         result => result,
     };
-    reserved.map_err(|os| match os.errno() {
-        libc::ENOSPC => {
-            let free = fstatvfs(fd).ok();
-            let available =
-                free.map(|fs| fs.blocks_available() * fs.fragment_size());
-            let os = os.hint(format!("{DIRECTORY} is full: see its mount"));
-            Error::NoSpace { requested: to, available, os }
-        }
-        _ => os.into(),
-    })
+    reserved.map_err(|os| sort(os, fd, from, to))
+}
+
+/// Tells a full file system from other failures.
+fn sort(os: OsError, fd: BorrowedFd<'_>, from: usize, to: Size) -> Error {
+    if os.errno() != libc::ENOSPC {
+        return os.into();
+    }
+    // A new object is given up now, and with it the pages that it has got so
+    // far: they were free when this began.
+    let own = match from {
+        0 => fstat(fd).map_or(0, |stat| Stat::from(stat).allocated),
+        _ => 0,
+    };
+    let free = fstatvfs(fd).ok();
+    let available =
+        free.map(|fs| fs.blocks_available() * fs.fragment_size() + own);
+    let os = os.hint(format!("{DIRECTORY} is full: see its mount"));
+    Error::NoSpace { requested: to, available, os }
 }
 
 /// For a process that gets signals faster than the kernel reserves: each step

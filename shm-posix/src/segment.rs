@@ -53,10 +53,14 @@ impl Segment<ReadWrite> {
     /// - [`Error::NoSpace`]: `/dev/shm` has not that much room (`ENOSPC`).
     /// - [`Error::PermissionDenied`]: `/dev/shm` cannot be written (`EACCES`).
     /// - [`Error::LimitReached`]: too many descriptors (`EMFILE`, `ENFILE`).
+    /// - [`Error::NotReady`]: only without `O_TMPFILE` or `/proc`: another
+    ///   program holds a lock on it at once, for longer than
+    ///   [`SegmentOptions::open_timeout`].
     ///
     /// # Crashes
     ///
-    /// A size beyond `RLIMIT_FSIZE` is a `SIGXFSZ`, as for any file.
+    /// A size beyond `RLIMIT_FSIZE` is a `SIGXFSZ`, as for any file; where that
+    /// is ignored or blocked, [`Error::LimitReached`] (`EFBIG`).
     ///
     /// # Sources
     ///
@@ -148,11 +152,10 @@ impl Segment<ReadWrite> {
             let fd = raw::shm_open(name.as_c_str(), flags, options.mode)?;
             // From here on, dropping this removes the name again.
             let segment = Self::owned(fd, options, name, size);
-            // A reaper may have come before the lock: begin again.
-            match raw::flock(segment.as_fd(), libc::LOCK_SH | libc::LOCK_NB) {
-                Err(os) if os.errno() == libc::EWOULDBLOCK => continue,
-                locked => locked?,
-            }
+            // A reaper may have come before the lock. Until it has decided, the
+            // name must stay: were it removed and taken anew meanwhile, the
+            // reaper would remove the new one.
+            wait_for_lock(&segment)?;
             if segment.stat()?.links == 0 {
                 continue;
             }
@@ -279,7 +282,20 @@ impl<A: Access> Segment<A> {
             false => libc::O_RDONLY,
         };
         // O_NONBLOCK: should the name be a FIFO, do not wait for its writer.
-        let fd = raw::shm_open(name.as_c_str(), access | libc::O_NONBLOCK, 0)?;
+        let flags = access | libc::O_NONBLOCK;
+        let fd = match raw::shm_open(name.as_c_str(), flags, 0) {
+            // A symbolic link, a directory (of which the C library makes
+            // EINVAL), a socket.
+            Err(os)
+                if matches!(
+                    os.errno(),
+                    libc::ELOOP | libc::EISDIR | libc::EINVAL | libc::ENXIO
+                ) =>
+            {
+                return Err(wrong_kind(name));
+            }
+            opened => opened?,
+        };
         match raw::flock(fd.as_fd(), libc::LOCK_SH | libc::LOCK_NB) {
             // A reaper is deciding about it.
             Err(os) if os.errno() == libc::EWOULDBLOCK => return Ok(None),
@@ -289,10 +305,7 @@ impl<A: Access> Segment<A> {
         if SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
             != SFlag::S_IFREG
         {
-            return Err(Error::WrongKind {
-                object: name.object(),
-                expected: "regular file",
-            });
+            return Err(wrong_kind(name));
         }
         // Removed since we opened it, or not yet sized by a creator that does
         // not publish it whole.
@@ -482,6 +495,24 @@ impl<A: Access> fmt::Debug for Segment<A> {
     }
 }
 
+/// Takes the shared lock of a segment that a reaper, or another program, may
+/// have locked.
+fn wait_for_lock(segment: &Segment) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        match raw::flock(segment.as_fd(), libc::LOCK_SH | libc::LOCK_NB) {
+            Err(os) if os.errno() == libc::EWOULDBLOCK => {}
+            locked => return Ok(locked?),
+        }
+        let waited = begun.elapsed();
+        if waited >= segment.options.open_timeout {
+            let object = segment.name.object();
+            return Err(Error::NotReady { object, waited });
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
 /// Makes a new object what it shall be, before or while it gets its name.
 fn prepare(
     fd: BorrowedFd<'_>,
@@ -492,6 +523,10 @@ fn prepare(
     // the umask instead would change it for every thread of the process.
     fchmod(fd, options.mode)?;
     reserve::set_size(fd, options, size)
+}
+
+fn wrong_kind(name: &Name) -> Error {
+    Error::WrongKind { object: name.object(), expected: "regular file" }
 }
 
 fn fchmod(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {

@@ -117,6 +117,12 @@ fn create_id(options: SegmentOptions, key: Key, size: Size) -> Result<Id> {
             (libc::ENOMEM, HugePages::Pool(_)) => Error::OutOfMemory(
                 os.hint("too few huge pages are free: see vm.nr_hugepages"),
             ),
+            (libc::EPERM, HugePages::Pool(_)) => {
+                Error::PermissionDenied(os.hint(
+                    "this user may not have huge pages: see \
+                         vm.hugetlb_shm_group",
+                ))
+            }
             _ => os.into(),
         }),
     }

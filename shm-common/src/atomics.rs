@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{
     AtomicI32, AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64,
-    AtomicUsize, Ordering,
+    AtomicUsize, Ordering, fence,
 };
 
 use crate::{Access, Error, ReadWrite, Result, SharedBytes};
@@ -18,8 +18,8 @@ impl<'a, A: Access> SharedBytes<'a, A> {
     /// # Safety
     ///
     /// 1. `T` is one of `std::sync::atomic`'s integers.
-    /// 2. If `A` is `ReadOnly`, the caller only loads, and `T` is no wider
-    ///    than a pointer.
+    /// 2. If `A` is `ReadOnly`, the caller only makes relaxed loads, and `T` is
+    ///    no wider than a pointer.
     unsafe fn atomic<T>(self, offset: usize) -> Result<&'a T> {
         let address = self.check(offset, size_of::<T>())?.cast::<T>();
         if !address.is_aligned() {
@@ -28,8 +28,9 @@ impl<'a, A: Access> SharedBytes<'a, A> {
         // SAFETY: 1. aligned, and 2. inside the view: both checked just now.
         // 3. Valid for `'a` by invariants 1 and 2 of the view. 4. Never
         // accessed non-atomically where that could race: invariant 3.
-        // 5. Writable unless the caller only loads, which std allows on
-        // read-only memory up to the width of a pointer.
+        // 5. Writable unless the caller only makes relaxed loads, which std
+        // allows on read-only memory up to the width of a pointer ("atomic
+        // accesses to read-only memory").
         Ok(unsafe { address.as_ref() })
     }
 }
@@ -65,10 +66,14 @@ macro_rules! atomic_words {
             /// As for the atomic itself: [`Error::OutOfBounds`],
             /// [`Error::Misaligned`].
             pub fn $load(self, offset: usize) -> Result<$integer> {
-                // SAFETY: 1. a std atomic; 2. it is only loaded, and no wider
-                // than a pointer on this target.
+                // SAFETY: 1. a std atomic; 2. one relaxed load, no wider than a
+                // pointer on this target.
                 let word = unsafe { self.atomic::<$atomic>(offset)? };
-                Ok(word.load(Ordering::Acquire))
+                let value = word.load(Ordering::Relaxed);
+                // On read-only memory std vouches for no stronger load; the
+                // fence makes it an acquire all the same.
+                fence(Ordering::Acquire);
+                Ok(value)
             }
         )*}
     };

@@ -270,11 +270,7 @@ impl fmt::Display for FreezeError {
     }
 }
 
-impl std::error::Error for FreezeError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.error.source()
-    }
-}
+impl std::error::Error for FreezeError {}
 
 impl From<FreezeError> for Error {
     fn from(failed: FreezeError) -> Self {

@@ -5,9 +5,10 @@
 )]
 
 use std::sync::atomic::{
-    AtomicI32, AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64,
-    AtomicUsize, Ordering, fence,
+    AtomicI32, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering, fence,
 };
+#[cfg(target_has_atomic = "64")]
+use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use crate::{Access, Error, ReadWrite, Result, SharedBytes};
 
@@ -36,7 +37,7 @@ impl<'a, A: Access> SharedBytes<'a, A> {
 }
 
 macro_rules! atomic_words {
-    ($($atomic:ident $integer:ident $name:ident $load:ident,)*) => {
+    ($($atomic:ident $name:ident,)*) => {
         impl<'a> SharedBytes<'a, ReadWrite> {$(
             #[doc = concat!("The [`", stringify!($atomic), "`] at `offset`.")]
             ///
@@ -53,7 +54,11 @@ macro_rules! atomic_words {
                 unsafe { self.atomic(offset) }
             }
         )*}
+    };
+}
 
+macro_rules! loads {
+    ($($atomic:ident $integer:ident $name:ident $load:ident,)*) => {
         impl<A: Access> SharedBytes<'_, A> {$(
             #[doc = concat!(
                 "Loads the word that others write through [`",
@@ -80,6 +85,20 @@ macro_rules! atomic_words {
 }
 
 atomic_words! {
+    AtomicU8 atomic_u8,
+    AtomicU16 atomic_u16,
+    AtomicU32 atomic_u32,
+    AtomicI32 atomic_i32,
+    AtomicUsize atomic_usize,
+}
+
+#[cfg(target_has_atomic = "64")]
+atomic_words! {
+    AtomicU64 atomic_u64,
+    AtomicI64 atomic_i64,
+}
+
+loads! {
     AtomicU8 u8 atomic_u8 load_u8,
     AtomicU16 u16 atomic_u16 load_u16,
     AtomicU32 u32 atomic_u32 load_u32,
@@ -90,7 +109,7 @@ atomic_words! {
 // A 32-bit processor may load a 64-bit atomic by writing it, which read-only
 // memory does not allow.
 #[cfg(target_pointer_width = "64")]
-atomic_words! {
+loads! {
     AtomicU64 u64 atomic_u64 load_u64,
     AtomicI64 i64 atomic_i64 load_i64,
 }

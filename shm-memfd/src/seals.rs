@@ -80,6 +80,12 @@ impl Seals {
                 object: Object::Descriptor(fd.as_raw_fd()),
                 expected: "memfd",
             }),
+            // It is open, since it is owned; so it was opened by O_PATH.
+            Err(os) if os.errno() == libc::EBADF => {
+                Err(Error::PermissionDenied(
+                    os.hint("the descriptor only names the file (O_PATH)"),
+                ))
+            }
             Err(os) => Err(os.into()),
         }
     }

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::process;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,8 +11,8 @@ use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
 use nix::sys::stat::{self, FileStat, Mode, SFlag};
 use nix::unistd;
 use shm_common::{
-    Access, Error, HugePages, Object, Origin, OsError, ReadOnly, ReadWrite,
-    Result, Size, SizeFault,
+    Access, Creator, Error, HugePages, Object, Origin, OsError, ReadOnly,
+    ReadWrite, Result, Size, SizeFault,
 };
 
 use crate::identity::DIRECTORY;
@@ -37,7 +36,7 @@ pub struct Segment<A: Access = ReadWrite> {
     options: SegmentOptions,
     /// The process whose drop removes the name; none for handles that were
     /// opened or kept.
-    owner: Option<u32>,
+    owner: Option<Creator>,
     _access: PhantomData<A>,
 }
 
@@ -175,7 +174,7 @@ impl Segment<ReadWrite> {
             name: name.clone(),
             size,
             options,
-            owner: Some(process::id()),
+            owner: Some(Creator::this_process()),
             _access: PhantomData,
         }
     }
@@ -219,8 +218,11 @@ impl Segment<ReadWrite> {
         name: &Name,
         size: Size,
     ) -> Result<(Self, Origin)> {
-        let deadline = Instant::now() + options.open_timeout;
+        // How often others may create and remove the name between our two looks.
+        const ATTEMPTS: usize = 100;
+        let mut attempt = 0;
         loop {
+            attempt += 1;
             match Self::open_with(options, name) {
                 Ok(found) if found.len() < size.bytes() => {
                     return Err(Error::WrongSize {
@@ -235,7 +237,7 @@ impl Segment<ReadWrite> {
             match Self::create_with(options, name, size) {
                 Ok(created) => return Ok((created, Origin::Created)),
                 // Another caller was quicker: open what it made.
-                Err(Error::AlreadyExists(_)) if Instant::now() < deadline => {}
+                Err(Error::AlreadyExists(_)) if attempt < ATTEMPTS => {}
                 Err(error) => return Err(error),
             }
         }
@@ -407,20 +409,24 @@ impl Segment<ReadWrite> {
     ///
     /// # Errors
     ///
-    /// - [`Error::InvalidSize`]: smaller than now. A segment never shrinks
-    ///   here, because that would be a `SIGBUS` for whoever has the end mapped.
+    /// - [`Error::InvalidSize`]: smaller than this handle's. A segment never
+    ///   shrinks here, because that would be a `SIGBUS` for whoever has the end
+    ///   mapped.
     /// - [`Error::NoSpace`]: as for [`create`](Self::create); the size is as
     ///   before, though some pages may already be reserved.
     #[doc(alias = "ftruncate")]
     pub fn resize(&mut self, size: Size) -> Result<()> {
         let now = Size::try_from(self.stat()?.len)?;
-        if size < now {
+        if size.bytes() < self.len() {
             return Err(Error::InvalidSize {
                 given: size.to_string(),
                 fault: SizeFault::Shrinks,
             });
         }
-        reserve::grow(self.as_fd(), self.options, now, size)?;
+        // Another process may have made it longer already.
+        if size > now {
+            reserve::grow(self.as_fd(), self.options, now, size)?;
+        }
         self.size = size;
         Ok(())
     }
@@ -469,7 +475,7 @@ impl<A: Access> Segment<A> {
 
 impl<A: Access> Drop for Segment<A> {
     fn drop(&mut self) {
-        if self.owner == Some(process::id()) {
+        if self.owner.is_some_and(Creator::is_this_process) {
             // What fails here cannot be told; `unlink` can be called before.
             let _ = self.unlink();
         }
@@ -489,7 +495,7 @@ impl<A: Access> fmt::Debug for Segment<A> {
             .field("name", &self.name)
             .field("len", &self.len())
             .field("writable", &A::WRITABLE)
-            .field("owner", &self.owner)
+            .field("owner", &self.owner.is_some())
             .field("fd", &self.fd.as_raw_fd())
             .finish()
     }

@@ -49,13 +49,15 @@ struct Attachment {
 }
 
 impl<A: Access> Mapping<A> {
+    /// Attaches the segment, whose size is told by `size` once it is attached:
+    /// from then on its identifier cannot come to mean another segment, of
+    /// another size.
     pub(crate) fn new(
         id: Id,
-        size: Size,
+        size: impl FnOnce() -> Result<Size>,
         page_size: PageSize,
         huge_pages: HugePages,
     ) -> Result<Self> {
-        let mapped_len = page_size.round_up(size)?.bytes();
         let flags = match A::WRITABLE {
             true => 0,
             false => libc::SHM_RDONLY,
@@ -63,11 +65,13 @@ impl<A: Access> Mapping<A> {
         // SAFETY: 1. no SHM_REMAP.
         let start = unsafe { raw::shmat(id.as_raw(), flags) };
         let start = start.map_err(by_id)?.cast();
-        let len = size.bytes();
-        let mapping = Self {
-            attachment: Arc::new(Attachment { start, len, mapped_len }),
-            _access: PhantomData,
-        };
+        // From here on, dropping this detaches it again.
+        let mut attachment = Attachment { start, len: 0, mapped_len: 0 };
+        let size = size()?;
+        attachment.len = size.bytes();
+        attachment.mapped_len = page_size.round_up(size)?.bytes();
+        let mapping =
+            Self { attachment: Arc::new(attachment), _access: PhantomData };
         if huge_pages == HugePages::Transparent {
             match mapping.advise(libc::MADV_HUGEPAGE) {
                 // A hint, which a kernel built without them does not take.

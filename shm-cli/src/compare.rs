@@ -18,10 +18,11 @@ mod report;
 mod table;
 mod turns;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use console::Term;
 use shm_common::Size;
 
 use crate::interrupts::{Interrupted, Interrupts};
@@ -84,7 +85,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let report = Report::new(&payload, arguments.rounds, outcomes);
     print(&match arguments.json {
         true => report.to_json()?,
-        false => report.to_table(io::stdout().is_terminal()),
+        false => report.to_table(width()),
     })?;
     Ok(match report.complaint() {
         None => ExitCode::SUCCESS,
@@ -109,6 +110,12 @@ fn compare(
     let bytes = work.payload.size().bytes();
     let figures = (&sent, &received);
     Ok(Outcome::measured(work.mechanism, bytes, figures, remains))
+}
+
+/// Of the terminal, if the result goes to one.
+fn width() -> Option<u16> {
+    let terminal = Term::stdout();
+    terminal.is_term().then(|| terminal.size().1)
 }
 
 fn print(text: &str) -> Result<(), Failure> {

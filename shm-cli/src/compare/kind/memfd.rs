@@ -60,11 +60,14 @@ impl Kind for Memfd {
         let mut found = Vec::new();
         for process in procfs::process::all_processes()?.flatten() {
             // It may end meanwhile.
-            found
-                .extend(descriptors(&process, description).unwrap_or_default());
-            if maps(&process, description).unwrap_or_default() {
+            let places = descriptors(&process, description);
+            let places = places.unwrap_or_default();
+            if places.is_empty()
+                && maps(&process, description).unwrap_or_default()
+            {
                 found.push(format!("/proc/{}/maps", process.pid));
             }
+            found.extend(places);
         }
         Ok(found)
     }

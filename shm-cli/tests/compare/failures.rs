@@ -73,8 +73,9 @@ fn a_payload_that_shrinks_fails_where_it_is_read_again() {
     let path = directory.file("payload", &[7; 8192]);
     let mut command = compare(["--json", MANY, "--payload"]);
     let mut run = Run::start(command.arg(&path));
-    run.wait_for("sysv");
+    let processes = run.pause("sysv");
     File::options().write(true).open(&path).unwrap().set_len(4096).unwrap();
+    resume(&processes);
     let output = run.output();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let line = line(&output);

@@ -1,6 +1,8 @@
 //! What it prints when all goes well.
 
 use std::fs;
+use std::thread;
+use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -111,7 +113,12 @@ fn what_a_stranger_finds_and_what_is_left_is_told() {
 
 #[test]
 fn a_pipe_gets_a_table_in_markdown_and_no_progress() {
-    let output = output(&mut compare(["--size=4KiB", "--rounds=2000000"]));
+    let mut run = Run::start(&mut compare(["--size=4KiB", MANY]));
+    let processes = run.pause("sysv");
+    // A terminal would have had a progress bar by then.
+    thread::sleep(Duration::from_millis(1500));
+    resume(&processes);
+    let output = run.output();
     assert!(output.status.success(), "{output:?}");
     assert!(output.stderr.is_empty(), "{output:?}");
     let text = String::from_utf8(output.stdout).unwrap();

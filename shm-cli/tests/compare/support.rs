@@ -18,8 +18,8 @@ pub(crate) const MECHANISMS: [&str; 3] = ["sysv", "posix", "memfd"];
 /// Nothing here takes that long.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(50);
 
-/// So often that a hand-over takes longer than a test needs to interfere.
-pub(crate) const MANY: &str = "--rounds=3000000";
+/// So often that a test has the time to see it, and can [`Run::pause`] it.
+pub(crate) const MANY: &str = "--rounds=300000";
 
 /// The command with `compare`; its output is to be read.
 pub(crate) fn compare<const N: usize>(arguments: [&str; N]) -> Command {
@@ -93,8 +93,19 @@ impl Run {
     pub(crate) fn wait_for(&self, mechanism: &str) -> Vec<i32> {
         wait_until(&format!("{mechanism} is in use"), || {
             let processes = children(self.pid);
-            self.uses(mechanism, &processes).then_some(processes)
+            let both = processes.len() == 2;
+            (both && self.uses(mechanism, &processes)).then_some(processes)
         })
+    }
+
+    /// As [`wait_for`](Self::wait_for), and stops these processes there until
+    /// they are [resumed](resume).
+    pub(crate) fn pause(&self, mechanism: &str) -> Vec<i32> {
+        let processes = self.wait_for(mechanism);
+        send(&processes, Signal::SIGSTOP);
+        // Stopped too late: the segment is gone again.
+        assert!(self.uses(mechanism, &processes), "{mechanism} was too quick");
+        processes
     }
 
     fn uses(&self, mechanism: &str, processes: &[i32]) -> bool {
@@ -147,6 +158,18 @@ impl Drop for Run {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+}
+
+/// Lets processes that were paused go on.
+pub(crate) fn resume(processes: &[i32]) {
+    send(processes, Signal::SIGCONT);
+}
+
+fn send(processes: &[i32], signal: Signal) {
+    for process in processes {
+        // They are waited for only after their end was told.
+        kill(Pid::from_raw(*process), signal).unwrap();
     }
 }
 

@@ -49,10 +49,11 @@ fn a_signal_ends_it_at_any_mechanism_and_nothing_is_left() {
 fn after_sigkill_its_processes_end_and_the_next_run_removes_the_rest() {
     for mechanism in MECHANISMS {
         let mut run = Run::start(&mut compare(["--json", MANY, "--size=1MiB"]));
-        let processes = run.wait_for(mechanism);
+        // Stopped, they cannot end by themselves.
+        let processes = run.pause(mechanism);
         run.signal(Signal::SIGKILL);
-        assert_eq!(run.output().status.signal(), Some(9));
         wait_until("its processes have ended", || have_ended(&processes));
+        assert_eq!(run.output().status.signal(), Some(9));
         let mut next = compare(["--json", "--size=1", "--rounds=1"]);
         assert_all_verified(&output(&mut next));
         assert!(run.names().is_empty(), "at {mechanism}");
@@ -64,7 +65,7 @@ fn after_sigkill_its_processes_end_and_the_next_run_removes_the_rest() {
 fn a_signal_that_is_ignored_stays_so() {
     // As nohup does; the shell's `trap` lets its children ignore the signal.
     let mut shell = Command::new("sh");
-    let script = "trap '' HUP; exec \"$0\" compare --json \"$1\"";
+    let script = "trap '' HUP; exec \"$0\" compare --json --size=1 \"$1\"";
     shell.args(["-c", script, env!("CARGO_BIN_EXE_shm"), MANY]);
     shell.stdout(std::process::Stdio::piped());
     shell.stderr(std::process::Stdio::piped());
@@ -76,7 +77,7 @@ fn a_signal_that_is_ignored_stays_so() {
 
 #[test]
 fn a_run_leaves_alone_what_another_one_uses() {
-    let mut run = Run::start(&mut compare(["--json", MANY]));
+    let mut run = Run::start(&mut compare(["--json", MANY, "--size=1"]));
     for mechanism in MECHANISMS {
         let processes = run.pause(mechanism);
         let before = (run.names(), segments_of(&processes));

@@ -123,7 +123,7 @@ fn a_byte_that_arrives_as_another_is_found() {
 
 #[test]
 fn a_killed_process_is_told_and_takes_the_other_along() {
-    let mut run = Run::start(&mut compare(["--json", MANY]));
+    let mut run = Run::start(&mut compare(["--json", MANY, "--size=1"]));
     let processes = run.wait_for("sysv");
     let victim = nix::unistd::Pid::from_raw(processes[1]);
     nix::sys::signal::kill(victim, nix::sys::signal::SIGKILL).unwrap();
@@ -183,8 +183,8 @@ fn any_user_may_compare_what_that_user_may_read() {
             command.args(arguments).current_dir("/");
             command.uid(NOBODY).gid(NOBODY).output().unwrap()
         };
-        let rounds = "--rounds=10";
-        assert_all_verified(&as_nobody(&["compare", "--json", rounds]));
+        let arguments = ["compare", "--json", "--size=1MiB", "--rounds=10"];
+        assert_all_verified(&as_nobody(&arguments));
 
         let secret = directory.file("secret", b"secret");
         let nobody = fs::Permissions::from_mode(0o000);

@@ -173,10 +173,11 @@ fn send(processes: &[i32], signal: Signal) {
     }
 }
 
-/// The System V segments that these processes created.
+/// The System V segments that these processes created and nobody removed.
 pub(crate) fn segments_of(processes: &[i32]) -> Vec<shm_sysv::Id> {
     let all = shm_sysv::list().unwrap().into_iter();
-    all.filter(|stat| processes.contains(&stat.creator_pid))
+    let created = |pid: i32| processes.contains(&pid);
+    all.filter(|stat| created(stat.creator_pid) && !stat.removed)
         .map(|stat| stat.id)
         .collect()
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 
-use super::kind::{Kind, Memfd, Posix, Sysv, for_kind};
+use super::kind::{Kind, Mechanism, for_kind};
 use super::pair::Pair;
 use super::progress::Progress;
 use crate::Failure;
@@ -41,9 +41,9 @@ pub(crate) fn after_sigkill(
 /// Removes what earlier runs left that were killed themselves.
 pub(crate) fn reap_all() {
     let _lock = lock();
-    Sysv::reap();
-    Posix::reap();
-    Memfd::reap();
+    for mechanism in Mechanism::ALL {
+        for_kind!(mechanism, K => K::reap());
+    }
 }
 
 /// Between killing and looking, a segment is there that nobody uses, and

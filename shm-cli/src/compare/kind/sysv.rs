@@ -5,7 +5,6 @@ use std::os::unix::net::UnixStream;
 use std::process;
 
 use nix::unistd::Uid;
-use procfs::process::Process;
 use shm_common::{Error, ReadWrite, Size};
 use shm_sysv::{Id, Key, Mapping, Segment, Stat};
 
@@ -62,7 +61,7 @@ impl Kind for Sysv {
         Ok(found
             .map(|stat| {
                 let (key, id) = (stat.key, stat.id);
-                format!("ipcs -m: {key}, {id}")
+                format!("ipcs -m: key {key}, id {id}")
             })
             .collect())
     }
@@ -77,11 +76,7 @@ impl Kind for Sysv {
 
     fn reap() {
         let us = Uid::effective().as_raw();
-        remove(|stat| {
-            stat.creator_uid == us
-                && (stat.is_abandoned()
-                    || stat.attachments == 0 && is_zombie(stat.creator_pid))
-        });
+        remove(|stat| stat.creator_uid == us && stat.is_abandoned());
     }
 }
 
@@ -93,12 +88,4 @@ fn remove(is_unused: impl Fn(&Stat) -> bool) {
             let _ = stat.id.remove();
         }
     }
-}
-
-/// Whether it is dead and nobody has waited for it yet: some containers begin
-/// with a process that waits for nobody.
-fn is_zombie(pid: i32) -> bool {
-    Process::new(pid)
-        .and_then(|process| process.stat())
-        .is_ok_and(|stat| stat.state == 'Z')
 }

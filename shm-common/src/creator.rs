@@ -121,6 +121,7 @@ mod tests {
     use std::thread;
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri knows no madvise")]
     fn every_thread_of_a_process_is_that_process() {
         let creator = Creator::this_process();
         for _ in 0..8 {
@@ -130,6 +131,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri knows no fork")]
     fn a_forked_child_is_another_process_and_its_parent_stays_what_it_was() {
         let creator = Creator::this_process();
         // SAFETY: the child only asks who it is, and ends by `_exit`.

@@ -51,13 +51,14 @@ int c_sysv_life(size_t len, int how, size_t page)
         return errno;
     char *start = shmat(id, NULL, 0);
     int failed = start == (void *)-1 ? errno : 0;
+    /* Twice: a forked child must not remove what its parent made. */
+    getpid();
     if (!failed && how & RESERVE)
         failed = populate(start, len);
     if (!failed && how & POPULATE)
         failed = populate(start, len);
     if (!failed)
         touch(start, len, page);
-    /* A forked child must not remove what its parent made. */
     getpid();
     if (shmctl(id, IPC_RMID, NULL) && !failed)
         failed = errno;

@@ -19,9 +19,7 @@ use nix::sys::mman::{
 use nix::sys::stat::Mode;
 use nix::unistd::ftruncate;
 use shared_memory::ShmemConf;
-use shm_common::{
-    HugePages, PageSize, ReadWrite, Reserve, SharedBytes, Size,
-};
+use shm_common::{HugePages, PageSize, ReadWrite, Reserve, SharedBytes, Size};
 
 use crate::markdown::Table;
 use crate::measure::{Contender, Effort, compare_all, must};
@@ -72,7 +70,7 @@ pub(crate) fn run(effort: Effort) -> io::Result<String> {
         let calls = system_calls(|| life.ours())?;
         text += &format!("- {}: `{}`\n", mechanism.name(), calls.join(" "));
     }
-    for size in SIZES {
+    for size in effort.among(&SIZES) {
         text += &format!("\n### {}\n\n", must(Size::new(size)));
         text += &table(effort.for_run_of(size), size)?.to_string();
     }
@@ -82,8 +80,14 @@ pub(crate) fn run(effort: Effort) -> io::Result<String> {
 
 fn table(effort: Effort, size: usize) -> io::Result<Table> {
     let mut table = Table::new([
-        "mechanism", "pages", "against", "ours", "theirs",
-        "ours / theirs (median / least)", "calls", "target",
+        "mechanism",
+        "pages",
+        "against",
+        "ours",
+        "theirs",
+        "ours / theirs (median / least)",
+        "calls",
+        "target",
     ]);
     for life in lives(size) {
         let mut contenders = life.contenders();
@@ -133,11 +137,20 @@ fn lives(size: usize) -> Vec<Life> {
         }
         if mechanism != Mechanism::Posix {
             let pools = PageSize::huge().unwrap_or_default().into_iter();
-            let free = pools.filter(|page| in_pool(*page) * page.bytes() >= size);
-            lives.extend(free.filter(|page| page.bytes() <= size).map(|page| {
-                let huge = Some(page);
-                Life { mechanism, size, reserve: true, populate: false, huge }
-            }));
+            let free =
+                pools.filter(|page| in_pool(*page) * page.bytes() >= size);
+            lives.extend(free.filter(|page| page.bytes() <= size).map(
+                |page| {
+                    let huge = Some(page);
+                    Life {
+                        mechanism,
+                        size,
+                        reserve: true,
+                        populate: false,
+                        huge,
+                    }
+                },
+            ));
         }
     }
     lives
@@ -212,9 +225,12 @@ impl Life {
                     must(self.nix_memfd());
                 }));
                 if !self.reserve {
-                    all.push(Contender::new("`memfd` + `memmap2`", move || {
-                        must(self.memmap2());
-                    }));
+                    all.push(Contender::new(
+                        "`memfd` + `memmap2`",
+                        move || {
+                            must(self.memmap2());
+                        },
+                    ));
                 }
             }
         }
@@ -337,9 +353,8 @@ impl Life {
         let size = NonZeroUsize::new(self.size).ok_or(nix::Error::EINVAL)?;
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: the kernel picks unused addresses.
-        let start = unsafe {
-            mmap(None, size, access, MapFlags::MAP_SHARED, fd, 0)?
-        };
+        let start =
+            unsafe { mmap(None, size, access, MapFlags::MAP_SHARED, fd, 0)? };
         if self.populate {
             let advice = MmapAdvise::MADV_POPULATE_WRITE;
             // SAFETY: the range just mapped; contents stay.

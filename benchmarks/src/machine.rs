@@ -137,6 +137,7 @@ fn glibc_version() -> String {
 
 fn first_line(command: &mut Command) -> String {
     let output = command.output().map(|output| output.stdout);
-    let text = String::from_utf8_lossy(&output.unwrap_or_default()).into_owned();
+    let text =
+        String::from_utf8_lossy(&output.unwrap_or_default()).into_owned();
     text.lines().next().unwrap_or("?").to_owned()
 }

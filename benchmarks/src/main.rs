@@ -1,17 +1,20 @@
 //! Measures the libraries against C and against their peers, and writes
 //! `docs/performance.md` and its plots anew.
 //!
-//! `cargo run --release` does it all. With `--section NAME` or `--quick` the
-//! figures are printed and no file is touched.
+//! `cargo run --release` does it all. With `--section NAME` or `--quick` they go
+//! to `target/` instead.
 
+mod bytes;
 mod lifecycle;
 mod machine;
 mod markdown;
 mod measure;
+mod plot;
 mod trace;
 
 use std::error::Error;
-use std::time::Duration;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use clap::{Parser, ValueEnum};
 
@@ -23,10 +26,10 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 /// Measures the libraries against C and against their peers.
 #[derive(Parser)]
 struct Arguments {
-    /// Measure only this, print it, and write nothing
-    #[arg(long)]
-    section: Option<Section>,
-    /// Measure briefly and badly, print it, and write nothing
+    /// Measure only these, and write a report to target/ instead of docs/
+    #[arg(long, value_enum)]
+    section: Vec<Section>,
+    /// Measure briefly and badly, and write a report to target/
     #[arg(long)]
     quick: bool,
 }
@@ -34,16 +37,54 @@ struct Arguments {
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Section {
     Lifecycle,
+    Bytes,
+}
+
+impl Section {
+    fn title(self) -> &'static str {
+        match self {
+            Self::Lifecycle => "Life cycle",
+            Self::Bytes => "Bytes",
+        }
+    }
+
+    fn run(self, effort: Effort, docs: &Path) -> Result<String> {
+        Ok(match self {
+            Self::Lifecycle => lifecycle::run(effort)?,
+            Self::Bytes => bytes::run(effort, docs)?,
+        })
+    }
 }
 
 fn main() -> Result<()> {
-    let arguments = Arguments::parse();
-    let effort = match arguments.quick {
-        true => Effort { round: Duration::from_micros(500), rounds: 5 },
-        false => Effort { round: Duration::from_millis(2), rounds: 21 },
+    let Arguments { mut section, quick } = Arguments::parse();
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs: PathBuf = match quick || !section.is_empty() {
+        true => here.join("target"),
+        false => here.join("../docs"),
     };
+    if section.is_empty() {
+        section = Section::value_variants().to_vec();
+    }
+    let effort = if quick { Effort::QUICK } else { Effort::FULL };
     let machine = Machine::begin()?;
-    let text = lifecycle::run(effort)?;
-    eprintln!("{}\n{text}", machine.describe()?);
+    let mut body = String::new();
+    for section in section {
+        eprintln!("{} …", section.title());
+        let text = section.run(effort, &docs)?;
+        body += &format!("\n## {}\n\n{text}", section.title());
+    }
+    let report = format!("{INTRODUCTION}\n{}{body}", machine.describe()?);
+    let path = docs.join("performance.md");
+    fs::write(&path, report)?;
+    eprintln!("{} written", path.display());
     Ok(())
 }
+
+const INTRODUCTION: &str = "\
+# Performance
+
+Written by `cargo run --release` in `benchmarks/`; do not edit. A figure holds
+for this machine and this hour. What carries over to others is the ratios, and
+those are what to look at:
+";

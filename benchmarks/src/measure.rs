@@ -11,13 +11,29 @@ pub(crate) struct Effort {
     /// How long one contender runs in one round; at least one run.
     pub(crate) round: Duration,
     pub(crate) rounds: usize,
+    /// Nothing with more bytes than this is measured.
+    pub(crate) largest: usize,
 }
 
 impl Effort {
+    pub(crate) const FULL: Self = Self {
+        round: Duration::from_millis(2),
+        rounds: 21,
+        largest: usize::MAX,
+    };
+
+    pub(crate) const QUICK: Self =
+        Self { round: Duration::from_micros(500), rounds: 5, largest: 4 << 20 };
+
+    /// Those of the sizes that are measured.
+    pub(crate) fn among(self, sizes: &[usize]) -> impl Iterator<Item = usize> {
+        sizes.iter().copied().filter(move |size| *size <= self.largest)
+    }
+
     /// For runs that take long by themselves: fewer rounds.
     pub(crate) fn for_run_of(self, bytes: usize) -> Self {
         let rounds = match bytes {
-            0x0800_0000.. => self.rounds.min(7),
+            0x0800_0000.. => self.rounds.min(5),
             0x0100_0000.. => self.rounds.min(11),
             _ => self.rounds,
         };
@@ -104,11 +120,11 @@ pub(crate) fn compare_all(
 fn runs_per_round(effort: Effort, contender: &mut Contender<'_>) -> u64 {
     let mut runs = 1;
     loop {
-        let spent = nanoseconds(contender.run(runs));
-        let wanted = nanoseconds(effort.round);
-        if spent >= wanted / 4.0 {
-            let scale = wanted / spent.max(1.0);
-            return ((runs as f64 * scale) as u64).max(1);
+        let spent = contender.run(runs).as_nanos().max(1);
+        let wanted = effort.round.as_nanos();
+        if spent >= wanted / 4 {
+            let scaled = u128::from(runs) * wanted / spent;
+            return u64::try_from(scaled).unwrap_or(u64::MAX).max(1);
         }
         runs *= 4;
     }
@@ -275,16 +291,15 @@ mod tests {
                 Duration::from_millis(1)
             })
         };
-        let effort = Effort { round: Duration::from_millis(1), rounds: 4 };
+        let effort = Effort { rounds: 4, ..Effort::QUICK };
         compare(effort, [contender("a", 'a'), contender("b", 'b')]);
         assert_eq!(order.into_inner(), "ab".to_owned() + "abbaabba");
     }
 
     #[test]
     fn a_target_is_met_or_missed_only_when_both_ratios_say_so() {
-        let verdict = |of_medians, of_least| {
-            Ratio { of_medians, of_least }.meets(1.05)
-        };
+        let verdict =
+            |of_medians, of_least| Ratio { of_medians, of_least }.meets(1.05);
         assert_eq!(verdict(1.04, 1.0), Verdict::Met);
         assert_eq!(verdict(1.06, 1.07), Verdict::Missed);
         assert_eq!(verdict(1.06, 1.0), Verdict::Unclear);

@@ -55,7 +55,9 @@ fn watch(child: Pid) -> io::Result<Vec<String>> {
         match waitpid(child, None)? {
             WaitStatus::PtraceSyscall(_) => {}
             other => {
-                return Err(io::Error::other(format!("{other:?} before the end")));
+                return Err(io::Error::other(format!(
+                    "{other:?} before the end"
+                )));
             }
         }
         let info = ptrace::syscall_info(child)?;

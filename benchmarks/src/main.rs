@@ -5,6 +5,8 @@
 //! to `target/` instead.
 
 mod bytes;
+mod cores;
+mod handover;
 mod lifecycle;
 mod machine;
 mod markdown;
@@ -38,6 +40,7 @@ struct Arguments {
 enum Section {
     Lifecycle,
     Bytes,
+    Handover,
 }
 
 impl Section {
@@ -45,6 +48,7 @@ impl Section {
         match self {
             Self::Lifecycle => "Life cycle",
             Self::Bytes => "Bytes",
+            Self::Handover => "From one process to another",
         }
     }
 
@@ -52,6 +56,7 @@ impl Section {
         Ok(match self {
             Self::Lifecycle => lifecycle::run(effort)?,
             Self::Bytes => bytes::run(effort, docs)?,
+            Self::Handover => handover::run(effort)?,
         })
     }
 }

@@ -11,6 +11,7 @@ mod lifecycle;
 mod machine;
 mod markdown;
 mod measure;
+mod payload;
 mod plot;
 mod trace;
 
@@ -41,6 +42,7 @@ enum Section {
     Lifecycle,
     Bytes,
     Handover,
+    Payload,
 }
 
 impl Section {
@@ -49,6 +51,7 @@ impl Section {
             Self::Lifecycle => "Life cycle",
             Self::Bytes => "Bytes",
             Self::Handover => "From one process to another",
+            Self::Payload => "A payload to another process",
         }
     }
 
@@ -57,6 +60,7 @@ impl Section {
             Self::Lifecycle => lifecycle::run(effort)?,
             Self::Bytes => bytes::run(effort, docs)?,
             Self::Handover => handover::run(effort)?,
+            Self::Payload => payload::run(effort, docs)?,
         })
     }
 }

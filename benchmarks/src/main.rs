@@ -18,6 +18,7 @@ mod trace;
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use clap::{Parser, ValueEnum};
 
@@ -43,6 +44,7 @@ enum Section {
     Bytes,
     Handover,
     Payload,
+    Instructions,
 }
 
 impl Section {
@@ -52,6 +54,7 @@ impl Section {
             Self::Bytes => "Bytes",
             Self::Handover => "From one process to another",
             Self::Payload => "A payload to another process",
+            Self::Instructions => "Instruction counts",
         }
     }
 
@@ -61,9 +64,34 @@ impl Section {
             Self::Bytes => bytes::run(effort, docs)?,
             Self::Handover => handover::run(effort)?,
             Self::Payload => payload::run(effort, docs)?,
+            Self::Instructions => instructions()?,
         })
     }
 }
+
+/// Counted by a program of its own, that the gate in `.ci/run` builds without
+/// the peers.
+fn instructions() -> Result<String> {
+    let output = Command::new(env!("CARGO"))
+        .args(["run", "--release", "--quiet", "--package", "instructions"])
+        .args(["--", "table"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stderr(Stdio::inherit())
+        .output()?;
+    match output.status.success() {
+        true => Ok(format!("{COUNTS}\n{}", String::from_utf8(output.stdout)?)),
+        false => Err("cannot count instructions (is valgrind there?)".into()),
+    }
+}
+
+const COUNTS: &str = "\
+What one call executes in the libraries and what is compiled into them, counted \
+by valgrind: the same on a busy machine, so that `.ci/run` can fail when a path \
+grows by more than 5 % over what is recorded here. The C library and the kernel \
+do not count. A call through a pointer, a check of its result and the arguments \
+kept from the optimiser are part of each count; another compiler, or a processor \
+without AVX, gives other counts.
+";
 
 fn main() -> Result<()> {
     let Arguments { mut section, quick } = Arguments::parse();

@@ -121,7 +121,7 @@ pub(crate) unsafe fn transfer(src: *const u8, dst: *mut u8, len: usize) {
 ///    atomically.
 pub(crate) unsafe fn fill(dst: *mut u8, value: u8, len: usize) {
     if len > 128 {
-        if len < 2048 && AVX.load(Ordering::Relaxed) {
+        if len < (16 << 10) && AVX.load(Ordering::Relaxed) {
             // SAFETY: 1. and 2. are promised to us; 3. and 4. were just
             // checked.
             unsafe { fill_avx(dst, value, len) }
@@ -146,7 +146,7 @@ pub(crate) unsafe fn fill(dst: *mut u8, value: u8, len: usize) {
     }
 }
 
-/// [`fill`] for any length; from 2 KiB up nothing is quicker.
+/// [`fill`] for any length; from 16 KiB up nothing is quicker.
 ///
 /// # Safety
 ///

@@ -19,7 +19,7 @@ use vm_memory::VolatileSlice;
 
 use crate::markdown::Table;
 use crate::measure::{Contender, Effort, Times, Verdict, compare, must};
-use crate::plot::{Plot, Series};
+use crate::plot::{Plot, Series, SeriesLabelPosition};
 
 const SIZES: [usize; 18] = [
     1,
@@ -69,7 +69,6 @@ const ALIGNMENTS: [Alignment; 6] = [
 ];
 
 pub(crate) fn run(effort: Effort, docs: &Path) -> io::Result<String> {
-    let effort = Effort { round: effort.round / 2, ..effort };
     let sizes: Vec<usize> = effort.among(&SIZES).collect();
     let largest = sizes.last().copied().unwrap_or(1);
     let memory = Memory::new(largest);
@@ -319,6 +318,7 @@ fn plot(aligned: &[(Operation, usize, Copies)], docs: &Path) -> io::Result<()> {
         x: "bytes",
         y: "GB/s (median)",
         series: series.collect(),
+        legend: SeriesLabelPosition::UpperRight,
     }
     .write(&docs.join("copy-speed.svg"))
 }

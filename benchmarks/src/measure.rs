@@ -17,8 +17,9 @@ pub(crate) struct Effort {
 
 impl Effort {
     pub(crate) const FULL: Self = Self {
-        round: Duration::from_millis(2),
-        rounds: 21,
+        // Short, so that most rounds pass between two interruptions.
+        round: Duration::from_micros(500),
+        rounds: 61,
         largest: usize::MAX,
     };
 
@@ -33,8 +34,9 @@ impl Effort {
     /// For runs that take long by themselves: fewer rounds.
     pub(crate) fn for_run_of(self, bytes: usize) -> Self {
         let rounds = match bytes {
-            0x0800_0000.. => self.rounds.min(5),
-            0x0100_0000.. => self.rounds.min(11),
+            0x0800_0000.. => self.rounds.min(7),
+            0x0100_0000.. => self.rounds.min(15),
+            0x0010_0000.. => self.rounds.min(31),
             _ => self.rounds,
         };
         Self { rounds, ..self }

@@ -20,7 +20,7 @@ use crate::markdown::Table;
 use crate::measure::{
     Contender, Effort, Times, compare_all, must, three_digits,
 };
-use crate::plot::{Plot, Series};
+use crate::plot::{Plot, Series, SeriesLabelPosition};
 
 const SIZES: [usize; 8] = [
     4 << 10,
@@ -371,6 +371,7 @@ fn plot(measured: &Measured, docs: &Path) -> io::Result<()> {
         x: "bytes of payload",
         y: "GB/s (median), production and reading included",
         series: series.into(),
+        legend: SeriesLabelPosition::UpperLeft,
     }
     .write(&docs.join("payload.svg"))
 }

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use plotters::prelude::*;
 
+pub(crate) use plotters::prelude::SeriesLabelPosition;
+
 use crate::measure::must;
 
 pub(crate) struct Series<'a> {
@@ -18,6 +20,8 @@ pub(crate) struct Plot<'a> {
     pub(crate) x: &'a str,
     pub(crate) y: &'a str,
     pub(crate) series: Vec<Series<'a>>,
+    /// Where the lines leave room for it.
+    pub(crate) legend: SeriesLabelPosition,
 }
 
 /// Told apart also by those who do not see all colours (Okabe and Ito).
@@ -49,6 +53,8 @@ impl Plot<'_> {
         let mut chart = ChartBuilder::on(&area)
             .caption(self.title, ("sans-serif", 20))
             .margin(12)
+            // Half of the last label.
+            .margin_right(30)
             .x_label_area_size(44)
             .y_label_area_size(56)
             .build_cartesian_2d(
@@ -78,7 +84,7 @@ impl Plot<'_> {
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
+            .position(self.legend.clone())
             .background_style(WHITE.mix(0.8))
             .border_style(BLACK.mix(0.3))
             .draw()?;

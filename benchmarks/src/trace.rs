@@ -13,8 +13,9 @@ use syscalls::Sysno;
 /// Runs `code` twice in a child, and gives the names of the calls that the
 /// second time made, in order: the first time warms up allocators and caches.
 pub(crate) fn system_calls(mut code: impl FnMut()) -> io::Result<Vec<String>> {
-    // SAFETY: this program has one thread when it forks, so the child may do
-    // whatever the parent may; it never returns from here.
+    // SAFETY: this program has one thread when it forks (the tests only make
+    // system calls), so the child may do whatever the parent may; it never
+    // returns from here.
     match unsafe { fork() }? {
         ForkResult::Child => {
             let watched = ptrace::traceme().and_then(|()| {

@@ -108,7 +108,8 @@ const PATHS: [(&str, Path); 21] = [
         })
     }),
     ("posix life", |counted| {
-        let name = format!("/shm-instructions-{}", std::process::id());
+        // Of a fixed length, since the name is copied.
+        let name = format!("/shm-instructions-{:010}", std::process::id());
         let name = shm_posix::Name::new(name)?;
         counted.calls(&mut || {
             let segment = shm_posix::Segment::create(&name, Size::KIB)?;

@@ -58,18 +58,30 @@ pub(crate) fn run(effort: Effort) -> io::Result<String> {
          no `MFD_NOEXEC_SEAL`, so its memfds are executable.\n\n\
          The calls, as ptrace(2) saw them:\n\n"
     );
-    let first = SIZES[0];
     for mechanism in [Mechanism::SysV, Mechanism::Posix, Mechanism::Memfd] {
-        let life = Life {
-            mechanism,
-            size: first,
-            reserve: true,
-            populate: false,
-            huge: None,
-        };
-        let calls = system_calls(|| life.ours())?;
-        text += &format!("- {}: `{}`\n", mechanism.name(), calls.join(" "));
+        let mut before = Vec::new();
+        for size in effort.among(&SIZES) {
+            let life = Life {
+                mechanism,
+                size,
+                reserve: true,
+                populate: false,
+                huge: None,
+            };
+            let calls = system_calls(|| life.ours())?;
+            if calls != before {
+                text += &format!(
+                    "- {}, from {} up: `{}`\n",
+                    mechanism.name(),
+                    must(Size::new(size)),
+                    calls.join(" ")
+                );
+            }
+            before = calls;
+        }
     }
+    text += "\nBefore many pages are reserved, ours looks whether memory holds \
+             them; C does not, and so those rows say \"other calls\".\n";
     for size in effort.among(&SIZES) {
         text += &format!("\n### {}\n\n", must(Size::new(size)));
         text += &table(effort.for_run_of(size), size)?.to_string();
@@ -417,4 +429,23 @@ unsafe extern "C" {
         how: c_int,
         page: usize,
     ) -> c_int;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_mechanism_makes_the_calls_of_c_in_their_order() {
+        let all_small = lives(4 << 10);
+        // So many that a reservation would ask for the memory left.
+        let many = lives(32 << 20).into_iter();
+        let on_touch = many.filter(|life| !life.reserve && !life.populate);
+        for life in all_small.into_iter().chain(on_touch) {
+            let ours = system_calls(|| life.ours()).unwrap();
+            let c = calls_of(&mut life.c()).unwrap();
+            let name = life.mechanism.name();
+            assert_eq!(ours, c, "{name}, {}", life.pages());
+        }
+    }
 }

@@ -21,6 +21,7 @@ impl<'a, A: Access> SharedBytes<'a, A> {
     /// 1. `T` is one of `std::sync::atomic`'s integers.
     /// 2. If `A` is `ReadOnly`, the caller only makes relaxed loads, and `T` is
     ///    no wider than a pointer.
+    #[inline]
     unsafe fn atomic<T>(self, offset: usize) -> Result<&'a T> {
         let address = self.check(offset, size_of::<T>())?.cast::<T>();
         if !address.is_aligned() {
@@ -49,6 +50,7 @@ macro_rules! atomic_words {
             /// - [`Error::OutOfBounds`]: the view ends before the word does.
             /// - [`Error::Misaligned`]: the word's address is no multiple of
             ///   its size. Mappings begin on a page, so the offset decides.
+            #[inline]
             pub fn $name(self, offset: usize) -> Result<&'a $atomic> {
                 // SAFETY: 1. a std atomic; 2. the view is `ReadWrite`.
                 unsafe { self.atomic(offset) }
@@ -70,6 +72,7 @@ macro_rules! loads {
             ///
             /// As for the atomic itself: [`Error::OutOfBounds`],
             /// [`Error::Misaligned`].
+            #[inline]
             pub fn $load(self, offset: usize) -> Result<$integer> {
                 // SAFETY: 1. a std atomic; 2. one relaxed load, no wider than a
                 // pointer on this target.

@@ -63,9 +63,12 @@ fn check(
     options: SegmentOptions,
     more: Size,
 ) -> Result<()> {
-    match (options.reserve, check_memory(more)) {
-        (Reserve::Now, Err(error)) if has_room(fd, more) => Err(error),
-        _ => Ok(()),
+    match options.reserve {
+        Reserve::OnTouch => Ok(()),
+        Reserve::Now => match check_memory(more) {
+            Err(error) if has_room(fd, more) => Err(error),
+            _ => Ok(()),
+        },
     }
 }
 

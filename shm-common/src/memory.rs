@@ -1,6 +1,7 @@
 //! How much memory there is to reserve.
 
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read};
 
 use crate::{Error, Object, OsError, Result, Size};
 
@@ -27,8 +28,7 @@ pub fn check_memory(size: Size) -> Result<()> {
     if size.bytes() < WORTH_ASKING {
         return Ok(());
     }
-    let Ok(table) = fs::read_to_string("/proc/meminfo") else { return Ok(()) };
-    match available(&table) {
+    match read_table().as_deref().ok().and_then(available) {
         Some(bytes) if size.bytes() as u64 > bytes => {
             let os = OsError::new("reserve", libc::ENOMEM)
                 .on(Object::Memory(size.bytes()))
@@ -37,6 +37,14 @@ pub fn check_memory(size: Size) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// The beginning of the table, by one read: the lines that count stand there.
+fn read_table() -> io::Result<String> {
+    let mut table = vec![0; 2048];
+    let len = File::open("/proc/meminfo")?.read(&mut table)?;
+    table.truncate(len);
+    String::from_utf8(table).map_err(io::Error::other)
 }
 
 /// What `/proc/meminfo` says of memory and swap that is left, in bytes.

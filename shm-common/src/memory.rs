@@ -25,9 +25,15 @@ const WORTH_ASKING: usize = 16 << 20;
 ///
 /// `proc_meminfo(5)`: `MemAvailable`, `SwapFree`.
 pub fn check_memory(size: Size) -> Result<()> {
-    if size.bytes() < WORTH_ASKING {
-        return Ok(());
+    match size.bytes() < WORTH_ASKING {
+        true => Ok(()),
+        false => ask(size),
     }
+}
+
+/// Kept out of line: small segments do not come here.
+#[cold]
+fn ask(size: Size) -> Result<()> {
     match read_table().as_deref().ok().and_then(available) {
         Some(bytes) if size.bytes() as u64 > bytes => {
             let os = OsError::new("reserve", libc::ENOMEM)

@@ -29,8 +29,11 @@ pub fn boot(
     qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max"]);
     qemu.args(["-smp", "2", "-m", MEMORY]);
     qemu.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(initramfs);
-    // A panic ends the machine, and so the run.
-    qemu.args(["-append", "console=ttyS0 quiet loglevel=2 panic=-1"]);
+    // A panic ends the machine, and so the run. The root is no tmpfs, so that
+    // there are files without seals, as on any disk.
+    let quiet = "console=ttyS0 quiet loglevel=2";
+    let append = format!("{quiet} panic=-1 rootfstype=ramfs");
+    qemu.args(["-append", &append]);
     qemu.args(["-serial", "stdio", "-serial"]);
     qemu.arg(format!("file:{}", report.display()));
     let mut machine = qemu.spawn()?;

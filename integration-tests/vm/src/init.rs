@@ -1,5 +1,6 @@
 //! Process 1 of the virtual machine: runs the test programs one after another,
-//! and switches the machine off.
+//! and switches the machine off. Under the names `cat` and `test` it is the two
+//! programs that tests start, as far as they use them.
 //!
 //! What they print goes to the console as it is, and line by line, with a mark
 //! in front, to the second serial port, which the other side reads:
@@ -13,10 +14,11 @@
 //! end
 //! ```
 
+use std::env;
 use std::error::Error;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Command, Stdio};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Mutex;
 use std::thread;
 
@@ -27,7 +29,25 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 /// The second serial port.
 const REPORT: &str = "/dev/ttyS1";
 
-fn main() {
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["cat", path] => status_of(cat(path).is_ok()),
+        ["test", "-e", path] => status_of(fs::exists(path).unwrap_or(false)),
+        _ => init(),
+    }
+}
+
+fn status_of(good: bool) -> ExitCode {
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn cat(path: &str) -> io::Result<()> {
+    io::copy(&mut File::open(path)?, &mut io::stdout()).map(drop)
+}
+
+fn init() -> ExitCode {
     if let Err(error) = run_all() {
         eprintln!("vm-init: {error}");
     }
@@ -36,6 +56,7 @@ fn main() {
         Ok(never) => match never {},
         Err(error) => eprintln!("vm-init: cannot switch off: {error}"),
     }
+    ExitCode::FAILURE
 }
 
 fn run_all() -> Result<(), Box<dyn Error>> {
@@ -46,7 +67,8 @@ fn run_all() -> Result<(), Box<dyn Error>> {
         let mut words = line.split(' ');
         tell(&report, "program", words.next().unwrap_or_default());
         let mut program = Command::new(format!("/tests/{number}"));
-        program.args(words).env("SHM_TEST_VM", "1").current_dir("/tmp");
+        program.args(words).current_dir("/tmp");
+        program.env("SHM_TEST_VM", "1").env("PATH", "/bin");
         let status = run(&mut program, &report)?;
         adopt();
         for left in left_behind()? {
@@ -67,8 +89,7 @@ fn mount_all() -> nix::Result<()> {
     mount("devtmpfs", "/dev", "mode=755")?;
     // A file system of its own is a matter of the distribution.
     let _ = fs::create_dir("/dev/shm");
-    mount("tmpfs", "/dev/shm", "mode=1777")?;
-    mount("tmpfs", "/tmp", "mode=1777")
+    mount("tmpfs", "/dev/shm", "mode=1777")
 }
 
 fn run(
@@ -115,7 +136,7 @@ fn adopt() {
 }
 
 /// What a program should have removed.
-fn left_behind() -> std::io::Result<Vec<String>> {
+fn left_behind() -> io::Result<Vec<String>> {
     let mut left = Vec::new();
     for entry in fs::read_dir("/dev/shm")? {
         left.push(entry?.path().display().to_string());

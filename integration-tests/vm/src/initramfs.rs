@@ -14,11 +14,12 @@ use crate::programs::Programs;
 trait Source: Read + Seek {}
 impl<T: Read + Seek> Source for T {}
 
-/// Writes an archive with `/init`, the programs as `/tests/0` and so on, and
+/// Writes an archive with `/init`, which is also the programs in `/bin` that
+/// tests start, the test programs as `/tests/0` and so on, and
 /// `/tests/list`: on each line a program's name, and its arguments.
 pub fn pack(to: &Path, programs: &Programs, list: &str) -> Result<()> {
     let mut entries: Vec<(NewcBuilder, Box<dyn Source>)> = Vec::new();
-    for directory in ["dev", "proc", "sys", "tmp", "tests"] {
+    for directory in ["bin", "dev", "proc", "sys", "tests", "tmp"] {
         let mode = if directory == "tmp" { 0o1777 } else { 0o755 };
         let entry = NewcBuilder::new(directory)
             .mode(mode)
@@ -30,7 +31,10 @@ pub fn pack(to: &Path, programs: &Programs, list: &str) -> Result<()> {
             .mode(0o755)
             .set_mode_file_type(ModeFileType::Regular)
     };
-    entries.push((program("init"), Box::new(File::open(&programs.init)?)));
+    // Copies, and not links: a program shows in its own map under its name.
+    for name in ["init", "bin/cat", "bin/test"] {
+        entries.push((program(name), Box::new(File::open(&programs.init)?)));
+    }
     for (number, test) in programs.tests.iter().enumerate() {
         let file = File::open(&test.file)?;
         entries.push((program(&format!("tests/{number}")), Box::new(file)));

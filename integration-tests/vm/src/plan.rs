@@ -19,6 +19,7 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("integration-tests/shape", "it reads the sources"),
     ("integration-tests/examples", "it starts cargo"),
     ("integration-tests/interop", "it compiles C and starts Python"),
+    ("integration-tests/fuzz", "it replays what lies beside its sources"),
     ("shm-dmabuf/uapi", "it compiles C"),
     ("vm/vm", "it tests what runs outside the machine"),
 ];

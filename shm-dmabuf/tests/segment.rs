@@ -69,7 +69,7 @@ fn main() {
         nothing_is_left_of_a_whole_life: UDMABUF, SYSTEM;
         a_killed_process_leaves_nothing: UDMABUF, SYSTEM;
         descriptors_do_not_survive_exec: UDMABUF, SYSTEM;
-        cpu_access_may_overlap_and_ends_when_dropped: UDMABUF, SYSTEM;
+        cpu_access_may_overlap: UDMABUF, SYSTEM;
         an_error_at_the_end_of_cpu_access_is_told: SYSTEM;
         sync_files_work_or_are_unsupported: UDMABUF, SYSTEM;
         another_user_may_use_what_it_is_given_and_create_nothing: UDMABUF, SYSTEM;
@@ -566,7 +566,7 @@ fn descriptors_do_not_survive_exec() {
 
 // Take turns with devices.
 
-fn cpu_access_may_overlap_and_ends_when_dropped() {
+fn cpu_access_may_overlap() {
     for segment in both() {
         let mapping = segment.map().unwrap();
         for access in [CpuAccess::Read, CpuAccess::Write, CpuAccess::ReadWrite]

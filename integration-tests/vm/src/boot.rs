@@ -15,12 +15,10 @@ const DEADLINE: Duration = Duration::from_secs(40 * 60);
 /// Little, so that what is meant to fail for want of memory fails soon.
 const MEMORY: &str = "1024M";
 
-/// Boots, prints the console, and gives what came by the second serial port.
-pub fn boot(
-    kernel: &Kernel,
-    initramfs: &Path,
-    report: &Path,
-) -> Result<String> {
+/// Boots with the `initramfs` in a directory, prints the console, and gives what
+/// came by the second serial port.
+pub fn boot(kernel: &Kernel, directory: &Path) -> Result<String> {
+    let report = directory.join("report");
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args(["-nodefaults", "-no-user-config", "-no-reboot"]);
     qemu.args(["-display", "none", "-monitor", "none"]);
@@ -28,7 +26,8 @@ pub fn boot(
     // fails only once it runs.
     qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max"]);
     qemu.args(["-smp", "2", "-m", MEMORY]);
-    qemu.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(initramfs);
+    qemu.arg("-kernel").arg(&kernel.image);
+    qemu.arg("-initrd").arg(directory.join("initramfs"));
     // A panic ends the machine, and so the run. The root is no tmpfs, so that
     // there are files without seals, as on any disk.
     let quiet = "console=ttyS0 quiet loglevel=2";

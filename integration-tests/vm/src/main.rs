@@ -76,10 +76,13 @@ fn run_on(
     directory: &Path,
 ) -> Result<bool> {
     let (plan, list) = plan_for(kernel, programs);
-    let initramfs = directory.join("initramfs");
-    initramfs::pack(&initramfs, programs, &list)?;
+    // Of this run's own: another may be under way.
+    let run = directory.join(format!("run-{}", std::process::id()));
+    fs::create_dir_all(&run)?;
+    initramfs::pack(&run.join("initramfs"), programs, &list)?;
     eprintln!("vm: booting {}", kernel.image.display());
-    let report = boot::boot(kernel, &initramfs, &directory.join("report"))?;
+    let report = boot::boot(kernel, &run)?;
+    fs::remove_dir_all(&run)?;
     let verdict = report::judge(&report, &plan);
     for fault in &verdict.faults {
         eprintln!("vm: {fault}");

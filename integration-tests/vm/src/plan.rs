@@ -45,6 +45,11 @@ const NEEDS: &[(&str, Option<&str>, Need)] = &[
     ),
     (
         "vm/system",
+        Some("a_page_of_the_pool_can_be_a_dma_buf"),
+        Need::Options(&["CONFIG_UDMABUF"]),
+    ),
+    (
+        "vm/system",
         Some("a_memfd_is_made_whatever_memfd_noexec_says"),
         Need::Version(6, 3),
     ),

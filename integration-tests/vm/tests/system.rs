@@ -36,6 +36,7 @@ fn tests() -> Vec<Trial> {
     in_vm! {
         huge_pages_come_from_the_pool_and_go_back needs POOL,
         a_pool_that_is_too_small_is_an_error needs POOL,
+        a_page_of_the_pool_can_be_a_dma_buf needs "/dev/udmabuf",
         a_full_dev_shm_is_an_error_that_tells_what_is_free needs "/dev/shm",
         a_memfd_is_made_whatever_memfd_noexec_says needs NOEXEC,
         the_largest_segment_of_system_v_is_shmmax needs "/proc/sys/kernel/shmmax",
@@ -106,6 +107,25 @@ fn a_pool_that_is_too_small_is_an_error() {
         .create(shm_sysv::Key::new(unique_key()), size);
     assert!(matches!(system_v, Err(Error::OutOfMemory(_))), "{system_v:?}");
     assert_eq!(free(), 2, "a System V segment");
+}
+
+fn a_page_of_the_pool_can_be_a_dma_buf() {
+    let _pool = Setting::set(Path::new(POOL).join("nr_hugepages"), 2);
+    let memfd = shm_memfd::SegmentOptions::new()
+        .huge_pages(HugePages::Pool(PageSize::new(HUGE).unwrap()))
+        .create(&shm_memfd::Label::new("huge").unwrap(), Size::MIB)
+        .unwrap();
+    // Base pages out of the middle of the huge one.
+    let range = 65_536..131_072;
+    let buffer = shm_dmabuf::Segment::from_memfd(&memfd, range).unwrap();
+    let mapping = buffer.map().unwrap();
+    is_shared(&mapping);
+    let pong = memfd.map().unwrap().bytes().get(131_072 - 4);
+    assert_eq!(pong, Ok(*b"pong"));
+    drop((buffer, memfd));
+    assert_eq!(free(), 1, "the mapping still holds the page");
+    drop(mapping);
+    assert_eq!(free(), 2);
 }
 
 fn a_full_dev_shm_is_an_error_that_tells_what_is_free() {

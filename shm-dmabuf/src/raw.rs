@@ -447,8 +447,9 @@ unsafe fn ioctl(
     number: libc::Ioctl,
     argument: *const c_void,
 ) -> c_int {
-    // SAFETY: 1. by the caller, for the driver that has this number; any other
-    // refuses it (ENOTTY).
+    // SAFETY: 1. by the caller, for the driver that the number belongs to. The
+    // number holds the direction and length of its argument, so that another
+    // driver refuses it (ENOTTY) or, if it has one alike, copies no more.
     unsafe { libc::ioctl(fd.as_raw_fd(), number, argument) }
 }
 

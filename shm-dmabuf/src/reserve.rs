@@ -30,7 +30,8 @@ pub(crate) fn refuse_beyond_memory(heap: &Heap, size: Size) -> Result<()> {
 }
 
 /// The bytes that can be had without swapping, as the kernel estimates them;
-/// without /proc, those that are free.
+/// without /proc, those that are free. Swap does not count: the pages of a
+/// buffer cannot go there, and others may not have to.
 fn available() -> u64 {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     // "MemAvailable:     832132 kB"

@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,6 +23,7 @@ use nix::fcntl::{FallocateFlags, FcntlArg, FdFlag, fallocate, fcntl};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::Resource;
+use proptest::prelude::*;
 use shm_common::HugePages;
 use shm_dmabuf::{
     CpuAccess, Error, Heap, Label, PageSize, Result, Segment, SegmentOptions,
@@ -54,6 +55,7 @@ fn main() {
         a_memfd_and_its_buffer_are_the_same_bytes_in_two_processes: UDMABUF;
         a_heap_buffer_is_written_by_two_processes: SYSTEM;
         several_ranges_become_one_buffer: UDMABUF;
+        any_ranges_become_one_buffer_in_their_order: UDMABUF;
         a_huge_page_can_be_a_buffer: UDMABUF;
         what_the_driver_does_not_allow_is_a_limit_reached: UDMABUF;
         the_driver_refuses_what_is_refused_before_it_is_asked: UDMABUF;
@@ -67,6 +69,7 @@ fn main() {
         a_mapping_outlives_its_segment: UDMABUF, SYSTEM;
         a_forked_child_shares_the_mapping: UDMABUF, SYSTEM;
         nothing_is_left_of_a_whole_life: UDMABUF, SYSTEM;
+        a_panic_removes_the_segment: UDMABUF, SYSTEM;
         a_killed_process_leaves_nothing: UDMABUF, SYSTEM;
         descriptors_do_not_survive_exec: UDMABUF, SYSTEM;
         cpu_access_may_overlap: UDMABUF, SYSTEM;
@@ -286,6 +289,42 @@ fn several_ranges_become_one_buffer() {
     mapping.bytes().write_at(2 * page + 7, b"!").unwrap();
     assert_eq!(mapping.bytes().get(4 * page + 7), Ok(*b"!"));
     assert_eq!(a.map().unwrap().bytes().get(page + 7), Ok(*b"!"));
+}
+
+fn any_ranges_become_one_buffer_in_their_order() {
+    const PAGES: usize = 6;
+    let page = page();
+    let memfds = [memfd(PAGES), memfd(PAGES), memfd(PAGES)];
+    for (memfd, number) in memfds.iter().zip(0_u64..) {
+        let mapping = memfd.map().unwrap();
+        // Every word is another.
+        for at in (0..mapping.len()).step_by(8) {
+            mapping.bytes().set(at, number << 32 | at as u64).unwrap();
+        }
+    }
+    let part = (0..memfds.len(), 0..PAGES)
+        .prop_flat_map(|(of, from)| (Just(of), Just(from), from + 1..=PAGES));
+    let parts = prop::collection::vec(part, 1..12);
+    let config = ProptestConfig {
+        cases: 48,
+        // In the machine there is no file to keep them in.
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    proptest!(config, |(parts in parts)| {
+        let (mut ranges, mut expected) = (Vec::new(), Vec::new());
+        for (of, from, to) in parts {
+            let range = from * page..to * page;
+            let mapping = memfds[of].map().unwrap();
+            let bytes = mapping.bytes().subslice(range.start, range.len());
+            expected.extend(bytes.unwrap().to_vec());
+            ranges.push((memfds[of].as_fd(), range));
+        }
+        let buffer = Segment::from_memfds(&ranges).unwrap();
+        prop_assert_eq!(buffer.len(), expected.len());
+        prop_assert_eq!(buffer.stat().unwrap().len, expected.len() as u64);
+        prop_assert!(buffer.map().unwrap().bytes().to_vec() == expected);
+    });
 }
 
 fn a_huge_page_can_be_a_buffer() {
@@ -510,15 +549,32 @@ fn nothing_is_left_of_a_whole_life() {
                 access.end().unwrap();
                 let _ = segment.export_sync_file(CpuAccess::Read);
                 segment.set_name(&Label::new("life").unwrap()).unwrap();
-                let panicked = catch_unwind(AssertUnwindSafe(|| {
-                    let _mapping = segment.map().unwrap();
-                    let _access = segment.cpu_access(CpuAccess::Read).unwrap();
-                    std::panic::resume_unwind(Box::new("on the way"));
-                }));
-                assert!(panicked.is_err());
             }
             assert_eq!(Heap::list().unwrap(), ["system"]);
         });
+    });
+}
+
+fn a_panic_removes_the_segment() {
+    alone_as_root(|| {
+        let list = ListOfBuffers::mount();
+        let text = format!("panic-{}", std::process::id());
+        let label = Label::new(&text).unwrap();
+        let panicked: thread::Result<()> = catch_unwind(|| {
+            let segments = both();
+            let mappings = segments.each_ref().map(|s| s.map().unwrap());
+            let _access = segments[0].cpu_access(CpuAccess::Read).unwrap();
+            for segment in &segments {
+                segment.set_name(&label).unwrap();
+            }
+            assert_eq!(list.count(&text), 2);
+            resume_unwind(Box::new(mappings[0].len()));
+        });
+        assert_eq!(
+            *panicked.unwrap_err().downcast::<usize>().unwrap(),
+            2 * page()
+        );
+        assert_eq!(list.count(&text), 0);
     });
 }
 

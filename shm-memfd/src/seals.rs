@@ -80,6 +80,12 @@ impl Seals {
                 object: Object::Descriptor(fd.as_raw_fd()),
                 expected: "memfd",
             }),
+            // It is open, since it is owned; so it was opened by O_PATH.
+            Err(os) if os.errno() == libc::EBADF => {
+                Err(Error::PermissionDenied(
+                    os.hint("the descriptor only names the file (O_PATH)"),
+                ))
+            }
             Err(os) => Err(os.into()),
         }
     }
@@ -270,11 +276,7 @@ impl fmt::Display for FreezeError {
     }
 }
 
-impl std::error::Error for FreezeError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.error.source()
-    }
-}
+impl std::error::Error for FreezeError {}
 
 impl From<FreezeError> for Error {
     fn from(failed: FreezeError) -> Self {

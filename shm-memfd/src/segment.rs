@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{self, FileStat, Mode};
-use nix::sys::statfs::{FsType, fstatfs};
+use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
 use shm_common::{
     Access, Error, HugePages, Object, OsError, PageSize, ReadOnly, ReadWrite,
     Result, Size, SizeFault,
@@ -46,7 +46,8 @@ impl Segment<ReadWrite> {
     ///
     /// # Crashes
     ///
-    /// A size beyond `RLIMIT_FSIZE` is a `SIGXFSZ`, as for any file.
+    /// A size beyond `RLIMIT_FSIZE` is a `SIGXFSZ`, as for any file; where that
+    /// is ignored or blocked, [`Error::LimitReached`] (`EFBIG`).
     ///
     /// # Sources
     ///
@@ -132,12 +133,19 @@ impl Segment<ReadOnly> {
 
 impl<A: Access> Segment<A> {
     pub(crate) fn open_with(
-        options: SegmentOptions,
+        mut options: SegmentOptions,
         fd: OwnedFd,
     ) -> Result<Self> {
         let seals = check_seals(fd.as_fd(), Seals::SHRINK)?;
-        check_access::<A>(fd.as_fd(), seals)?;
+        check_access::<A>(fd.as_fd())?;
+        if A::WRITABLE && seals.intersects(Seals::WRITE | Seals::FUTURE_WRITE) {
+            let os = os_error("mmap", Errno::EPERM, descriptor(fd.as_fd()));
+            return Err(os.hint("it is sealed against writing").into());
+        }
         let (page_size, size) = page_size_and_len(fd.as_fd())?;
+        if page_size != PageSize::base() {
+            options.huge_pages = HugePages::Pool(page_size);
+        }
         Ok(Self { fd, size, page_size, options, _access: PhantomData })
     }
 }
@@ -158,32 +166,26 @@ pub(crate) fn check_seals(
     Ok(present)
 }
 
-/// Refuses a descriptor that `mmap` would refuse.
-fn check_access<A: Access>(fd: BorrowedFd<'_>, seals: Seals) -> Result<()> {
+/// Refuses a descriptor that cannot be read, or not be written where it is to
+/// be: `mmap` would refuse it later.
+fn check_access<A: Access>(fd: BorrowedFd<'_>) -> Result<()> {
     let flags = fcntl(fd, FcntlArg::F_GETFL)
         .map_err(|errno| os_error("fcntl(F_GETFL)", errno, descriptor(fd)))?;
     let access = OFlag::from_bits_retain(flags) & OFlag::O_ACCMODE;
-    let denied = |errno, hint: &'static str| {
-        Err(os_error("mmap", errno, descriptor(fd)).hint(hint).into())
-    };
-    if access == OFlag::O_WRONLY || flags & libc::O_PATH != 0 {
-        denied(Errno::EACCES, "the descriptor cannot be read")
+    let hint = if access == OFlag::O_WRONLY {
+        "the descriptor cannot be read"
     } else if A::WRITABLE && access != OFlag::O_RDWR {
-        denied(Errno::EACCES, "the descriptor is for reading only")
-    } else if A::WRITABLE
-        && seals.intersects(Seals::WRITE | Seals::FUTURE_WRITE)
-    {
-        denied(Errno::EPERM, "it is sealed against writing")
+        "the descriptor is for reading only"
     } else {
-        Ok(())
-    }
+        return Ok(());
+    };
+    Err(os_error("mmap", Errno::EACCES, descriptor(fd)).hint(hint).into())
 }
 
 /// What pages the segment is made of, and how long it really is.
 pub(crate) fn page_size_and_len(
     fd: BorrowedFd<'_>,
 ) -> Result<(PageSize, Size)> {
-    const HUGETLBFS_MAGIC: FsType = FsType(libc::HUGETLBFS_MAGIC);
     let stat = fstat(fd)?;
     let size = Size::try_from(Stat::from(stat).len)?;
     let base = PageSize::base();
@@ -299,7 +301,8 @@ impl Segment<ReadWrite> {
     ///
     /// # Errors
     ///
-    /// - [`Error::InvalidSize`]: smaller than now. A segment never shrinks.
+    /// - [`Error::InvalidSize`]: smaller than this handle's. A segment never
+    ///   shrinks.
     /// - [`Error::PermissionDenied`]: it is sealed by [`Seals::GROW`]
     ///   (`EPERM`).
     /// - [`Error::NoSpace`], [`Error::OutOfMemory`]: as for
@@ -318,6 +321,7 @@ impl Segment<ReadWrite> {
             HugePages::Pool(page) => page.round_up(size)?,
             _ => size,
         };
+        // Another process may have made it longer already.
         if object_size > now {
             reserve::grow(self.as_fd(), self.options, now, object_size)?;
         }

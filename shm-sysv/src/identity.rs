@@ -169,7 +169,9 @@ impl FromStr for Id {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        text.parse().map_err(|_| not_a_number(text)).and_then(Self::new)
+        let number = text.parse().ok();
+        let id = number.and_then(|number| Self::new(number).ok());
+        id.ok_or_else(|| not_a_number(text))
     }
 }
 

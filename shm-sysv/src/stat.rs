@@ -82,22 +82,31 @@ impl Stat {
             gid: stat.shm_perm.gid,
             creator_uid: stat.shm_perm.cuid,
             creator_gid: stat.shm_perm.cgid,
-            key: Key::new(stat.shm_perm.__key),
+            key: Key::new(key_of(&stat.shm_perm)),
             id,
             attachments: stat.shm_nattch as u64,
             creator_pid: stat.shm_cpid,
             last_pid: stat.shm_lpid,
             removed: mode & raw::SHM_DEST != 0,
             locked: mode & raw::SHM_LOCKED != 0,
-            attached: time(stat.shm_atime),
-            detached: time(stat.shm_dtime),
-            changed: time(stat.shm_ctime).unwrap_or(SystemTime::UNIX_EPOCH),
+            attached: time(stat.shm_atime as i64),
+            detached: time(stat.shm_dtime as i64),
+            changed: time(stat.shm_ctime as i64)
+                .unwrap_or(SystemTime::UNIX_EPOCH),
         }
     }
 }
 
+/// The C libraries do not agree on the field's name.
+fn key_of(permissions: &libc::ipc_perm) -> i32 {
+    #[cfg(not(target_env = "musl"))]
+    return permissions.__key;
+    #[cfg(target_env = "musl")]
+    return permissions.__ipc_perm_key;
+}
+
 /// Seconds since 1970, where 0 stands for never.
-fn time(seconds: libc::time_t) -> Option<SystemTime> {
+fn time(seconds: i64) -> Option<SystemTime> {
     let seconds = u64::try_from(seconds).ok().filter(|s| *s > 0)?;
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }

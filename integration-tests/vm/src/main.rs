@@ -132,7 +132,9 @@ fn plan_for(kernel: &Kernel, programs: &Programs) -> (Plan, String) {
     let mut list = String::new();
     for program in &programs.tests {
         list.push_str(&program.name);
-        list.push_str(" --exact");
+        // One at a time: emulated processors are slow, and some tests measure
+        // what others use.
+        list.push_str(" --exact --test-threads=1");
         for (test, _) in plan::left_out_tests(&program.name) {
             list.push_str(" --skip ");
             list.push_str(test);

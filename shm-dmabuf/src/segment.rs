@@ -249,6 +249,10 @@ fn seals_of(fd: BorrowedFd<'_>) -> Result<u32> {
         Err(os) if os.errno() == libc::EINVAL => {
             Err(Error::WrongKind { object: descriptor(fd), expected: "memfd" })
         }
+        // It is open, since it is borrowed; so it was opened by O_PATH.
+        Err(os) if os.errno() == libc::EBADF => Err(Error::PermissionDenied(
+            os.hint("the descriptor only names the file (O_PATH)"),
+        )),
         Err(os) => Err(os.into()),
     }
 }
@@ -304,22 +308,22 @@ fn check_kind(fd: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a descriptor that `mmap` would refuse.
+/// Refuses a descriptor that cannot be read, or not be written where it is to
+/// be: `mmap` would refuse it later.
 fn check_access<A: Access>(fd: BorrowedFd<'_>) -> Result<()> {
     let flags = fcntl(fd, FcntlArg::F_GETFL)
         .map_err(|errno| os_error("fcntl(F_GETFL)", errno, descriptor(fd)))?;
     let access = OFlag::from_bits_retain(flags) & OFlag::O_ACCMODE;
-    let denied = |hint: &'static str| {
-        let os = os_error("mmap", Errno::EACCES, descriptor(fd));
-        Err(os.hint(hint).into())
-    };
-    if access == OFlag::O_WRONLY || flags & libc::O_PATH != 0 {
-        denied("the descriptor cannot be read")
+    let hint = if flags & libc::O_PATH != 0 {
+        "the descriptor only names the file (O_PATH)"
+    } else if access == OFlag::O_WRONLY {
+        "the descriptor cannot be read"
     } else if A::WRITABLE && access != OFlag::O_RDWR {
-        denied("the descriptor is for reading only")
+        "the descriptor is for reading only"
     } else {
-        Ok(())
-    }
+        return Ok(());
+    };
+    Err(os_error("mmap", Errno::EACCES, descriptor(fd)).hint(hint).into())
 }
 
 /// The length, which a dma-buf tells by lseek alone on every kernel.
@@ -357,8 +361,8 @@ impl<A: Access> Segment<A> {
         let (exporter, label) = stat::names_in(&fdinfo);
         Ok(Stat {
             len: len_of(fd)?,
-            device: file.st_dev,
-            inode: file.st_ino,
+            device: file.st_dev as u64,
+            inode: file.st_ino as u64,
             exporter,
             label,
         })

@@ -3,7 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 
 use integration_tests::alone::{alone, alone_as_root};
@@ -31,6 +32,16 @@ fn from_memfd_refuses_what_is_no_memfd() {
             }
         });
     });
+}
+
+#[test]
+fn from_memfd_refuses_a_descriptor_that_only_names_the_file() {
+    let memfd = memfd();
+    let path = format!("/proc/self/fd/{}", memfd.as_fd().as_raw_fd());
+    let mut options = File::options();
+    let named = options.read(true).custom_flags(libc::O_PATH).open(path);
+    let made = Segment::from_memfd(named.unwrap(), 0..page());
+    assert!(matches!(made, Err(Error::PermissionDenied(_))), "{made:?}");
 }
 
 #[test]

@@ -8,6 +8,7 @@
 use std::fs::{self, File};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::panic::{catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering;
@@ -461,6 +462,12 @@ fn open_read_only_needs_only_permission_to_read() {
     assert!(matches!(opened, Err(Error::PermissionDenied(_))), "{opened:?}");
     let opened = Segment::open_read_only(fd).unwrap();
     assert_eq!(opened.map().unwrap().bytes().to_vec(), vec![0; page()]);
+
+    let path = format!("/proc/self/fd/{}", opened.as_fd().as_raw_fd());
+    let mut options = File::options();
+    let named = options.read(true).custom_flags(libc::O_PATH).open(path);
+    let opened = Segment::open_read_only(named.unwrap());
+    assert!(matches!(opened, Err(Error::PermissionDenied(_))), "{opened:?}");
 }
 
 // Inspect.

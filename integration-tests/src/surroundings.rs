@@ -52,6 +52,16 @@ pub fn without_proc() -> io::Result<()> {
     Ok(mount(kind, "/proc", kind, MsFlags::empty(), NONE)?)
 }
 
+/// Lets the next child of this process be process 1 of a pid namespace of its
+/// own. Needs root.
+///
+/// # Errors
+///
+/// This process may not.
+pub fn new_pid_namespace() -> io::Result<()> {
+    Ok(unshare(CloneFlags::CLONE_NEWPID)?)
+}
+
 /// Gives this thread a System V table of its own, with that limit
 /// (`shmmni`, `shmmax` or `shmall`). Needs root; gone with the thread.
 ///

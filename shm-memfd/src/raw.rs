@@ -218,13 +218,17 @@ pub unsafe fn madvise(
 
 /// What one recvmsg(2) brought.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Received {
     /// The bytes written to the buffer.
     pub len: usize,
     /// `msg_flags`: `MSG_TRUNC`, `MSG_CTRUNC` and others.
     pub flags: c_int,
-    /// Every descriptor that arrived, each already owned.
+    /// Every descriptor that the sender passed (`SCM_RIGHTS`), each already
+    /// owned.
     pub descriptors: Vec<OwnedFd>,
+    /// The sender's pidfd, where the socket has `SO_PASSPIDFD`.
+    pub pidfd: Option<OwnedFd>,
 }
 
 /// The most descriptors that the kernel puts in one message: `SCM_MAX_FD`.
@@ -274,13 +278,16 @@ pub fn recvmsg(
     let Ok(len) = usize::try_from(len) else {
         return Err(OsError::last("recvmsg").on(descriptor_of(socket)));
     };
-    Ok(Received {
+    let mut received = Received {
         len,
         flags: message.msg_flags,
-        // SAFETY: 1. the header was just filled by a successful recvmsg, and
-        // `control` is still there. 2. Called once.
-        descriptors: unsafe { take_descriptors(&message) },
-    })
+        descriptors: Vec::new(),
+        pidfd: None,
+    };
+    // SAFETY: 1. the header was just filled by a successful recvmsg, and
+    // `control` is still there. 2. Called once.
+    unsafe { take_descriptors(&message, &mut received) };
+    Ok(received)
 }
 
 /// Takes ownership of every descriptor in the control messages.
@@ -289,8 +296,7 @@ pub fn recvmsg(
 ///
 /// 1. A successful recvmsg filled `message`, whose control buffer is live.
 /// 2. It is called once for that recvmsg.
-unsafe fn take_descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
-    let mut descriptors = Vec::new();
+unsafe fn take_descriptors(message: &libc::msghdr, into: &mut Received) {
     // SAFETY: 1. by the caller: a filled header with a live buffer.
     let mut header = unsafe { libc::CMSG_FIRSTHDR(message) };
     while !header.is_null() {
@@ -308,16 +314,24 @@ unsafe fn take_descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
             for index in 0..data_len / size_of::<RawFd>() {
                 // SAFETY: the index is within the data of this message.
                 let slot = unsafe { data.add(index) };
-                // SAFETY: the kernel wrote a descriptor there; unaligned is
+                // SAFETY: the kernel wrote a number there; unaligned is
                 // allowed.
                 let fd = unsafe { slot.read_unaligned() };
+                // In place of a pidfd that it could not open, the kernel writes
+                // a negative errno.
+                if fd < 0 {
+                    continue;
+                }
                 // SAFETY: the kernel opened it for us in this recvmsg, and by
                 // 2. nobody else takes it.
-                descriptors.push(unsafe { OwnedFd::from_raw_fd(fd) });
+                let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+                match cmsghdr.cmsg_type {
+                    SCM_PIDFD => into.pidfd = Some(fd),
+                    _ => into.descriptors.push(fd),
+                }
             }
         }
         // SAFETY: 1. as above, and `header` is a header inside the buffer.
         header = unsafe { libc::CMSG_NXTHDR(message, header) };
     }
-    descriptors
 }

@@ -263,6 +263,7 @@ unsafe impl AsSharedBytes for FrozenMapping {
 
 /// Freezing failed, and here is the segment, as it was.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct FreezeError {
     /// The segment that is not frozen.
     pub segment: Segment,

@@ -8,13 +8,16 @@
 //! are up to the size of its buffer, so fix the length of what you send, or
 //! send its length first. A plain read(2) of a byte that carries descriptors
 //! drops them.
+#![expect(unsafe_code, reason = "lends a descriptor to what sends by it")]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{self, MsgFlags, getsockopt, sockopt};
+use nix::sys::socket::{self, MsgFlags, SockType, getsockopt, sockopt};
 use sendfd::SendWithFd;
 use shm_common::{Error, Object, OsError, Result};
 
@@ -69,11 +72,12 @@ pub const MAX_DESCRIPTORS: usize = raw::SCM_MAX_FD;
 /// # Sources
 ///
 /// sendmsg(2), unix(7) `SCM_RIGHTS`.
-pub fn send<S: SendWithFd + AsFd>(
-    socket: &S,
+pub fn send(
+    socket: impl AsFd,
     payload: &[u8],
     descriptors: &[BorrowedFd<'_>],
 ) -> Result<()> {
+    let socket = socket.as_fd();
     if payload.is_empty() {
         return Err(Error::EmptyMessage);
     }
@@ -84,18 +88,24 @@ pub fn send<S: SendWithFd + AsFd>(
         });
     }
     let raw: Vec<RawFd> = descriptors.iter().map(|fd| fd.as_raw_fd()).collect();
+    // What sends is implemented for std's sockets, of which any will do: only
+    // its descriptor is used.
+    // SAFETY: std asks that the descriptor be owned, because dropping the
+    // stream closes it: it is never dropped, and open while `socket` borrows it.
+    let stream = unsafe { UnixStream::from_raw_fd(socket.as_raw_fd()) };
+    let stream = ManuallyDrop::new(stream);
     let sent = loop {
-        match socket.send_with_fd(payload, &raw) {
+        match stream.send_with_fd(payload, &raw) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(libc::EIO);
-                return Err(send_error(socket.as_fd(), errno));
+                return Err(send_error(socket, errno));
             }
             Ok(sent) => break sent,
         }
     };
     // The descriptors went with the first byte.
-    send_rest(socket.as_fd(), payload.get(sent..).unwrap_or_default())
+    send_rest(socket, payload.get(sent..).unwrap_or_default())
 }
 
 fn send_rest(socket: BorrowedFd<'_>, mut rest: &[u8]) -> Result<()> {
@@ -132,6 +142,7 @@ fn send_error(socket: BorrowedFd<'_>, errno: i32) -> Error {
 
 /// What [`receive`] brought.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Message {
     /// How many bytes of the buffer were filled.
     pub len: usize,
@@ -191,7 +202,7 @@ pub fn receive(
             result => break result?,
         }
     };
-    let raw::Received { len, flags, descriptors } = received;
+    let raw::Received { len, flags, descriptors, .. } = received;
     if flags & libc::MSG_CTRUNC != 0 || descriptors.len() > max {
         let received = descriptors.len();
         return Err(Error::DescriptorsTruncated { received, max });
@@ -199,7 +210,7 @@ pub fn receive(
     if flags & libc::MSG_TRUNC != 0 {
         return Err(Error::MessageTruncated { capacity: buffer.len() });
     }
-    if len == 0 && descriptors.is_empty() {
+    if len == 0 && descriptors.is_empty() && !is_datagram(socket) {
         let os = OsError::new("recvmsg", libc::ECONNRESET)
             .on(Object::Descriptor(socket.as_raw_fd()))
             .hint("the peer closed its end");
@@ -208,8 +219,14 @@ pub fn receive(
     Ok(Message { len, descriptors })
 }
 
+/// Whether an empty message is a message, and not the end of a connection.
+fn is_datagram(socket: BorrowedFd<'_>) -> bool {
+    getsockopt(&socket, sockopt::SockType) == Ok(SockType::Datagram)
+}
+
 /// Who is at the other end of a connected socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Credentials {
     /// The process that connected, or made the pair. It may have handed its end
     /// to another process, and may be gone and its number used again; 0 if it

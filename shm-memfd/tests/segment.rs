@@ -15,7 +15,8 @@ use integration_tests::surroundings::{self, Refused};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::stat::{Mode, umask};
+use nix::sys::stat::{Mode, futimens, umask};
+use nix::sys::time::TimeSpec;
 use shm_common::{Access, SizeFault};
 use shm_memfd::{
     Error, HugePages, Label, Mapping, PageSize, Reserve, Result, Seals,
@@ -91,6 +92,19 @@ fn transparent_huge_pages_are_a_hint() {
     mapping.bytes().write_at(len - 4, b"last").unwrap();
     let found = options.open(duplicate(&segment)).unwrap().map().unwrap();
     assert_eq!(found.bytes().get(len - 4), Ok(*b"last"));
+}
+
+#[test]
+fn more_than_the_memory_is_an_error_and_no_kill() {
+    alone(|| {
+        // Should it be taken after all, this process goes and not another one.
+        fs::write("/proc/self/oom_score_adj", "1000").unwrap();
+        let exabyte = Size::new(1 << 60).unwrap();
+        assert_none(|| {
+            let error = Segment::create(&label("huge"), exabyte).unwrap_err();
+            assert!(matches!(error, Error::OutOfMemory(_)), "{error:?}");
+        });
+    });
 }
 
 #[test]
@@ -276,6 +290,28 @@ fn open_refuses_what_is_no_segment() {
 }
 
 // Inspect.
+
+/// Whoever may write the segment may date it as they like.
+#[test]
+fn a_date_before_all_dates_hurts_nobody() {
+    let segment = Segment::create(&label("dated"), SMALL).unwrap();
+    let open = || Segment::open(duplicate(&segment)).unwrap();
+    for (seconds, nanoseconds) in [(-5, 1), (0, 0), (1 << 40, 7)] {
+        let time = TimeSpec::new(seconds, nanoseconds);
+        futimens(&segment, &time, &time).unwrap();
+        let modified = open().stat().unwrap().modified;
+        let since = modified.duration_since(SystemTime::UNIX_EPOCH);
+        match u64::try_from(seconds) {
+            Ok(0) => assert_eq!(since.unwrap(), Duration::ZERO),
+            // As far as the kernel goes along.
+            Ok(_) => assert!(since.unwrap() > Duration::from_secs(1 << 31)),
+            Err(_) => {
+                let before = since.unwrap_err().duration();
+                assert_eq!(before, Duration::new(4, 999_999_999));
+            }
+        }
+    }
+}
 
 #[test]
 fn stat_tells_what_the_kernel_knows() {

@@ -73,9 +73,9 @@ fn has_room(fd: BorrowedFd<'_>, more: Size) -> bool {
     free(fd).is_none_or(|bytes| bytes >= more.bytes() as u64)
 }
 
-/// The bytes that are free in the file system, where it tells.
+/// The bytes that are free in the file system, where it tells and has a limit.
 fn free(fd: BorrowedFd<'_>) -> Option<u64> {
-    let fs = fstatvfs(fd).ok()?;
+    let fs = fstatvfs(fd).ok().filter(|fs| fs.blocks() > 0)?;
     fs.blocks_available().checked_mul(fs.fragment_size()).map(wide)
 }
 

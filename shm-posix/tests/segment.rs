@@ -7,6 +7,7 @@ use std::ops::Deref;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::panic::{catch_unwind, resume_unwind};
+use std::process;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -18,7 +19,8 @@ use integration_tests::surroundings::{self, Refused};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::stat::{Mode, umask};
+use nix::sys::stat::{Mode, futimens, umask};
+use nix::sys::time::TimeSpec;
 use nix::unistd::mkfifo;
 use shm_common::{Access, SizeFault};
 use shm_posix::{
@@ -113,6 +115,24 @@ fn transparent_huge_pages_are_a_hint() {
     mapping.bytes().write_at(len - 4, b"last").unwrap();
     let found = options.open(&name).unwrap().map().unwrap();
     assert_eq!(found.bytes().get(len - 4), Ok(*b"last"));
+}
+
+#[test]
+fn more_than_the_memory_is_an_error_and_no_kill() {
+    alone(|| {
+        // Should it be taken after all, this process goes and not another one.
+        fs::write("/proc/self/oom_score_adj", "1000").unwrap();
+        let exabyte = Size::new(1 << 60).unwrap();
+        assert_none(|| {
+            let name = Scratch::new("huge");
+            let error = Segment::create(&name, exabyte).unwrap_err();
+            // Whichever is said to be too small.
+            assert!(
+                matches!(error, Error::OutOfMemory(_) | Error::NoSpace { .. }),
+                "{error:?}"
+            );
+        });
+    });
 }
 
 #[test]
@@ -409,6 +429,29 @@ fn open_refuses_what_is_no_segment() {
 
 // Inspect.
 
+/// Whoever may write the segment may date it as they like.
+#[test]
+fn a_date_before_all_dates_hurts_nobody() {
+    let name = Scratch::new("dated");
+    let segment = Segment::create(&name, SMALL).unwrap();
+    let open = || Segment::open(&name).unwrap();
+    for (seconds, nanoseconds) in [(-5, 1), (0, 0), (1 << 40, 7)] {
+        let time = TimeSpec::new(seconds, nanoseconds);
+        futimens(&segment, &time, &time).unwrap();
+        let modified = open().stat().unwrap().modified;
+        let since = modified.duration_since(SystemTime::UNIX_EPOCH);
+        match u64::try_from(seconds) {
+            Ok(0) => assert_eq!(since.unwrap(), Duration::ZERO),
+            // As far as the kernel goes along.
+            Ok(_) => assert!(since.unwrap() > Duration::from_secs(1 << 31)),
+            Err(_) => {
+                let before = since.unwrap_err().duration();
+                assert_eq!(before, Duration::new(4, 999_999_999));
+            }
+        }
+    }
+}
+
 #[test]
 fn stat_tells_what_the_kernel_knows() {
     let begun = SystemTime::now() - Duration::from_secs(1);
@@ -616,6 +659,31 @@ fn a_forked_child_removes_nothing() {
     assert!(!own.path().exists());
     drop(segment);
     assert!(!name.path().exists());
+}
+
+/// The process id is 1 on both sides of a fork, as between the inits of two
+/// pid namespaces: a number does not tell them apart.
+#[test]
+fn a_forked_child_with_the_same_process_id_removes_nothing() {
+    alone_as_root(|| {
+        let name = Scratch::new("inits");
+        let inner = || -> std::result::Result<&str, String> {
+            assert_eq!(process::id(), 1);
+            let segment = Segment::create(&name, SMALL).unwrap();
+            let mut segment = Some(segment);
+            surroundings::new_pid_namespace().unwrap();
+            let child = Peer::fork(|_| {
+                assert_eq!(process::id(), 1);
+                drop(segment.take());
+                Ok::<_, String>("")
+            });
+            child.unwrap().join(DEADLINE).unwrap();
+            assert!(Segment::open(&name).is_ok());
+            Ok("")
+        };
+        surroundings::new_pid_namespace().unwrap();
+        Peer::fork(|_| inner()).unwrap().join(DEADLINE).unwrap();
+    });
 }
 
 #[test]

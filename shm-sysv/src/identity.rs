@@ -22,7 +22,7 @@ use crate::raw;
 /// use shm_sysv::Key;
 ///
 /// assert_eq!("0x1234".parse::<Key>()?, Key::new(0x1234));
-/// assert_eq!(Key::new(0x1234).to_string(), "key 0x1234");
+/// assert_eq!(Key::new(0x1234).to_string(), "0x1234");
 /// # Ok::<(), shm_sysv::Error>(())
 /// ```
 ///
@@ -98,9 +98,10 @@ impl FromStr for Key {
     }
 }
 
+/// Hexadecimal, as ipcs(1) prints keys; reads back as the same key.
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.object().fmt(f)
+        write!(f, "{:#x}", self.0)
     }
 }
 
@@ -175,9 +176,10 @@ impl FromStr for Id {
     }
 }
 
+/// Decimal, as ipcs(1) prints identifiers; reads back as the same.
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Object::Id(self.0).fmt(f)
+        self.0.fmt(f)
     }
 }
 

@@ -1,5 +1,6 @@
 //! A snapshot of what the kernel knows about a segment.
 
+use std::fs;
 use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
@@ -65,7 +66,7 @@ impl Stat {
     pub fn is_abandoned(&self) -> bool {
         self.attachments == 0
             && self.creator_pid > 0
-            && kill(Pid::from_raw(self.creator_pid), None) == Err(Errno::ESRCH)
+            && !is_alive(self.creator_pid)
     }
 
     #[expect(
@@ -95,6 +96,19 @@ impl Stat {
                 .unwrap_or(SystemTime::UNIX_EPOCH),
         }
     }
+}
+
+/// Whether the process runs. One that is dead and not yet waited for, which some
+/// containers' first process never does, does not.
+fn is_alive(pid: i32) -> bool {
+    if kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH) {
+        return false;
+    }
+    // "7 (name, of any characters) S 1 …"
+    let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let after_name = stat.iter().rposition(|byte| *byte == b')');
+    let state = after_name.and_then(|at| stat.get(at + 2));
+    !matches!(state, Some(b'Z' | b'X'))
 }
 
 /// The C libraries do not agree on the field's name.

@@ -138,7 +138,7 @@ proptest! {
         {
             prop_assert_eq!(text.parse::<Key>().unwrap(), key);
         }
-        prop_assert_eq!(key.to_string(), format!("key {number:#x}"));
+        prop_assert_eq!(key.to_string(), format!("{number:#x}"));
     }
 
     #[test]
@@ -148,7 +148,7 @@ proptest! {
                 prop_assert!(number >= 0);
                 prop_assert_eq!(id.as_raw(), number);
                 prop_assert_eq!(number.to_string().parse::<Id>().unwrap(), id);
-                prop_assert_eq!(id.to_string(), format!("id {number}"));
+                prop_assert_eq!(id.to_string().parse(), Ok(id));
             }
             Err(_) => prop_assert!(number < 0),
         }

@@ -4,9 +4,14 @@
 //! So each test here has a process of its own.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use integration_tests::alone::{alone, alone_as_root};
 use integration_tests::peer::{DEADLINE, Peer};
 use integration_tests::surroundings::{self, Refused};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use shm_sysv::{
     Error, Id, Key, Result, Segment, SegmentOptions, Size, Stat, list, raw,
 };
@@ -89,6 +94,28 @@ fn what_a_killed_process_left_is_abandoned() {
                 panic!("{again:?}");
             };
         }
+    });
+}
+
+/// As under a first process that waits for nobody, in some containers.
+#[test]
+fn what_a_zombie_left_is_abandoned() {
+    alone(|| {
+        let (owner, ids) = owner_of(&[SegmentOptions::new()]);
+        let _left = Left(ids.clone());
+        assert!(!find(ids[0]).unwrap().is_abandoned());
+        owner.signal(Signal::SIGKILL).unwrap();
+        let deadline = Instant::now() + DEADLINE;
+        while find(ids[0]).unwrap().attachments > 0 {
+            assert!(Instant::now() < deadline, "it is still attached");
+            thread::sleep(Duration::from_millis(1));
+        }
+        // Detached by its end; its state follows.
+        while !find(ids[0]).unwrap().is_abandoned() {
+            assert!(Instant::now() < deadline, "its creator counts as alive");
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(kill(Pid::from_raw(owner.pid()), None), Ok(()));
     });
 }
 

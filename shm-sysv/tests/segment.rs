@@ -131,6 +131,20 @@ fn transparent_huge_pages_are_a_hint() {
 }
 
 #[test]
+fn more_than_the_memory_is_an_error_and_no_kill() {
+    alone(|| {
+        // Should it be taken after all, this process goes and not another one.
+        fs::write("/proc/self/oom_score_adj", "1000").unwrap();
+        let exabyte = Size::new(1 << 60).unwrap();
+        assert_none(|| {
+            let key = Scratch::new();
+            let error = Segment::create(*key, exabyte).unwrap_err();
+            assert!(matches!(error, Error::OutOfMemory(_)), "{error:?}");
+        });
+    });
+}
+
+#[test]
 fn a_huge_page_pool_that_has_none_is_an_error() {
     alone(|| {
         let key = Scratch::new();
@@ -574,6 +588,31 @@ fn a_forked_child_removes_nothing() {
     assert!(!own.is_taken());
     drop(segment);
     assert!(!key.is_taken());
+}
+
+/// The process id is 1 on both sides of a fork, as between the inits of two
+/// pid namespaces: a number does not tell them apart.
+#[test]
+fn a_forked_child_with_the_same_process_id_removes_nothing() {
+    alone_as_root(|| {
+        let key = Scratch::new();
+        let inner = || -> std::result::Result<&str, String> {
+            assert_eq!(process::id(), 1);
+            let segment = Segment::create(*key, SMALL).unwrap();
+            let mut segment = Some(segment);
+            surroundings::new_pid_namespace().unwrap();
+            let child = Peer::fork(|_| {
+                assert_eq!(process::id(), 1);
+                drop(segment.take());
+                Ok::<_, String>("")
+            });
+            child.unwrap().join(DEADLINE).unwrap();
+            assert!(Segment::open(*key).is_ok());
+            Ok("")
+        };
+        surroundings::new_pid_namespace().unwrap();
+        Peer::fork(|_| inner()).unwrap().join(DEADLINE).unwrap();
+    });
 }
 
 #[test]

@@ -25,7 +25,7 @@ fn assert_noticed(scenario: impl FnOnce(), what: &str) {
 fn memfd() -> (shm_memfd::Segment, String) {
     let label = unique_name("noticed").parse().unwrap();
     let segment = shm_memfd::Segment::create(&label, Size::KIB).unwrap();
-    (segment, format!("/{label}"))
+    (segment, format!("/memfd:{label}"))
 }
 
 #[test]

@@ -105,7 +105,7 @@ impl Mechanism for Memfd {
     }
 
     fn is_there(place: &Self::Place) -> bool {
-        let file = format!("/{}", place.label);
+        let file = format!("/memfd:{}", place.label);
         let maps = fs::read_to_string("/proc/self/maps").unwrap();
         let mut descriptors = fs::read_dir("/proc/self/fd").unwrap();
         maps.contains(&file)

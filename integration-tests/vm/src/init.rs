@@ -1,6 +1,6 @@
 //! Process 1 of the virtual machine: runs the test programs one after another,
-//! and switches the machine off. Under the names `cat` and `test` it is the two
-//! programs that tests start, as far as they use them.
+//! and switches the machine off. Under the names `cat`, `ls` and `test` it is
+//! the programs that tests start, as far as they use them.
 //!
 //! What they print goes to the console as it is, and line by line, with a mark
 //! in front, to the second serial port, which the other side reads:
@@ -34,6 +34,7 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["cat", path] => status_of(cat(path).is_ok()),
+        ["ls", "-l", path] => status_of(list(path).is_ok()),
         ["test", "-e", path] => status_of(fs::exists(path).unwrap_or(false)),
         _ => init(),
     }
@@ -45,6 +46,17 @@ fn status_of(good: bool) -> ExitCode {
 
 fn cat(path: &str) -> io::Result<()> {
     io::copy(&mut File::open(path)?, &mut io::stdout()).map(drop)
+}
+
+fn list(directory: &str) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        // The one by which this directory is read is listed too, or gone.
+        let target = fs::read_link(&path).unwrap_or_default();
+        let (path, target) = (path.display(), target.display());
+        writeln!(io::stdout(), "{path} -> {target}")?;
+    }
+    Ok(())
 }
 
 fn init() -> ExitCode {

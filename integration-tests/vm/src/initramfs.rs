@@ -32,7 +32,7 @@ pub fn pack(to: &Path, programs: &Programs, list: &str) -> Result<()> {
             .set_mode_file_type(ModeFileType::Regular)
     };
     // Copies, and not links: a program shows in its own map under its name.
-    for name in ["init", "bin/cat", "bin/test"] {
+    for name in ["init", "bin/cat", "bin/ls", "bin/test"] {
         entries.push((program(name), Box::new(File::open(&programs.init)?)));
     }
     for (number, test) in programs.tests.iter().enumerate() {

@@ -104,6 +104,14 @@ fn answer(expected: &Expected) -> String {
             told(now),
             told(before)
         ),
+        Expected::Backported { version: (major, minor), now, before } => {
+            format!(
+                "{} since Linux {major}.{minor} and late releases of older \
+                 series, before: {}",
+                told(now),
+                told(before)
+            )
+        }
     }
 }
 

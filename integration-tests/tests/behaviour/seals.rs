@@ -288,8 +288,9 @@ pub const CHAPTER: Chapter = Chapter {
     ],
 };
 
+/// Debian's 6.1.192, for one, has it too.
 const fn since_6_7(now: &'static str, before: &'static str) -> Expected {
-    Expected::Since { version: (6, 7), now, before }
+    Expected::Backported { version: (6, 7), now, before }
 }
 
 fn each(told: &[String]) -> Found {

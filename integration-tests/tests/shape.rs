@@ -71,6 +71,7 @@ const DIFFERENCES: &[(&str, &[&str])] = &[
     ("Segment::seal", &["shm-memfd"]),
     ("Segment::seals", &["shm-memfd"]),
     ("Segment::freeze", &["shm-memfd"]),
+    ("Segment::try_clone", &["shm-memfd"]),
     ("Segment::to_read_only", &["shm-memfd"]),
     ("Frozen", &["shm-memfd"]),
     ("FrozenMapping", &["shm-memfd"]),

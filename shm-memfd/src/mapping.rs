@@ -21,9 +21,12 @@ use crate::raw;
 ///
 /// # Crashes
 ///
-/// An access gets `SIGBUS` if its pages come from a huge-page pool that is
-/// empty and were not reserved. Nobody can shrink the segment: every one that
-/// is mapped here carries `F_SEAL_SHRINK`.
+/// An access gets `SIGBUS` if its page comes from a huge-page pool that is
+/// empty: because it was not reserved, or because somebody who may write the
+/// segment has punched it out. Nobody can shrink the segment, as every one that
+/// is mapped here carries `F_SEAL_SHRINK`; but that seal stops no holes, and in
+/// pages of the base size what is punched out turns to zeros. `F_SEAL_WRITE`
+/// and `F_SEAL_FUTURE_WRITE` stop both.
 ///
 /// # Sources
 ///

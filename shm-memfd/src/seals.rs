@@ -13,8 +13,8 @@ use shm_common::{
     SharedBytes, Size,
 };
 
-use crate::segment::{check_seals, page_size_and_len};
-use crate::{Mapping, Segment, raw};
+use crate::segment::{check_seals, duplicate, fstat, page_size_and_len};
+use crate::{Mapping, Segment, Stat, raw};
 
 /// A set of seals. A seal is set once, holds for every descriptor and mapping
 /// of the segment, and never comes off.
@@ -33,7 +33,8 @@ impl Seals {
     pub const SHRINK: Self = Self(libc::F_SEAL_SHRINK.cast_unsigned());
     /// The size cannot grow.
     pub const GROW: Self = Self(libc::F_SEAL_GROW.cast_unsigned());
-    /// Nobody can write. It can only be set while no writable mapping exists.
+    /// Nobody can write. It can only be set while no mapping exists that was
+    /// made through a descriptor for writing.
     pub const WRITE: Self = Self(libc::F_SEAL_WRITE.cast_unsigned());
     /// Nobody can write, except through writable mappings that exist already.
     /// Since Linux 5.1.
@@ -185,6 +186,34 @@ impl Frozen {
     #[must_use]
     pub fn len(&self) -> usize {
         self.size.bytes()
+    }
+
+    /// Asks the kernel about the segment as it is now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Os`]: the kernel does not tell; never for a memfd.
+    pub fn stat(&self) -> Result<Stat> {
+        Ok(fstat(self.as_fd())?.into())
+    }
+
+    /// The seals that are set: those of [`SEALS`](Self::SEALS), and maybe more.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Os`]: the kernel does not tell; never for a memfd.
+    pub fn seals(&self) -> Result<Seals> {
+        Seals::of(self.as_fd())
+    }
+
+    /// Makes a second handle on the same segment, with a descriptor of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LimitReached`]: too many descriptors (`EMFILE`).
+    pub fn try_clone(&self) -> Result<Self> {
+        let fd = duplicate(self.as_fd())?;
+        Ok(Self { fd, size: self.size, page_size: self.page_size })
     }
 
     /// Maps the whole segment.

@@ -336,8 +336,10 @@ impl Segment<ReadWrite> {
     ///
     /// # Errors
     ///
-    /// - [`Error::Busy`]: [`Seals::WRITE`] while a writable mapping exists, in
-    ///   whatever process (`EBUSY`).
+    /// - [`Error::Busy`]: [`Seals::WRITE`] while a mapping exists, in whatever
+    ///   process, that was made through a descriptor for writing: a read-only
+    ///   one too, by [`map_read_only`](Self::map_read_only), as it could be
+    ///   made writable (`EBUSY`).
     /// - [`Error::PermissionDenied`]: it is sealed by [`Seals::SEAL`]
     ///   (`EPERM`).
     /// - [`Error::Os`]: the kernel does not know the seal (`EINVAL`).
@@ -346,7 +348,8 @@ impl Segment<ReadWrite> {
         raw::fcntl_add_seals(self.as_fd(), bits).map_err(|os| {
             match os.errno() {
                 libc::EBUSY => Error::Busy(os.hint(
-                    "a writable mapping of it exists, here or elsewhere",
+                    "it is mapped through a descriptor for writing, here or \
+                     elsewhere",
                 )),
                 _ => os.into(),
             }
@@ -360,7 +363,8 @@ impl Segment<ReadWrite> {
     ///
     /// [`FreezeError`], which holds the segment as it was, and the error:
     ///
-    /// - [`Error::Busy`]: a writable mapping exists, here or elsewhere: drop it
+    /// - [`Error::Busy`]: a mapping exists, here or elsewhere, that was made
+    ///   through a descriptor for writing, be it for reading only: drop it
     ///   first (`EBUSY`).
     /// - [`Error::PermissionDenied`]: it is sealed by [`Seals::SEAL`]
     ///   (`EPERM`).
@@ -393,6 +397,25 @@ impl<A: Access> Segment<A> {
 
 // Conversions.
 impl<A: Access> Segment<A> {
+    /// Makes a second handle on the same segment, with a descriptor of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LimitReached`]: too many descriptors (`EMFILE`).
+    ///
+    /// # Sources
+    ///
+    /// fcntl(2), `F_DUPFD_CLOEXEC`.
+    pub fn try_clone(&self) -> Result<Self> {
+        Ok(Self {
+            fd: duplicate(self.as_fd())?,
+            size: self.size,
+            page_size: self.page_size,
+            options: self.options,
+            _access: PhantomData,
+        })
+    }
+
     /// Opens the segment once more, for reading, to hand that descriptor to
     /// those who shall not write.
     ///
@@ -452,12 +475,19 @@ impl<A: Access> fmt::Debug for Segment<A> {
     }
 }
 
+pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    fd.try_clone_to_owned().map_err(|error| {
+        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        OsError::new("fcntl(F_DUPFD_CLOEXEC)", errno).on(descriptor(fd)).into()
+    })
+}
+
 fn fchmod(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
     stat::fchmod(fd, Mode::from_bits_truncate(mode))
         .map_err(|errno| os_error("fchmod", errno, descriptor(fd)).into())
 }
 
-fn fstat(fd: BorrowedFd<'_>) -> Result<FileStat> {
+pub(crate) fn fstat(fd: BorrowedFd<'_>) -> Result<FileStat> {
     stat::fstat(fd)
         .map_err(|errno| os_error("fstat", errno, descriptor(fd)).into())
 }

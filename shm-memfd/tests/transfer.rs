@@ -1,6 +1,7 @@
 //! Descriptors passed over every kind of Unix socket: what arrives, what is
 //! told when something does not, and that no descriptor is ever left open.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(unsafe_code, reason = "sets an option that nix does not know")]
 
 use std::io::{PipeReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -11,19 +12,22 @@ use std::thread;
 use std::time::Duration;
 
 use integration_tests::alone::{alone, alone_as_root};
-use integration_tests::leaks::{self, unique_name};
+use integration_tests::leaks::{self, assert_none, unique_name};
 use integration_tests::peer::{DEADLINE, Peer};
 use integration_tests::surroundings::{limit, storm_of_signals};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, setsockopt, socketpair,
+    sockopt,
+};
 use nix::sys::stat::fstat;
 use proptest::prelude::*;
 use shm_memfd::transfer::{
     MAX_DESCRIPTORS, Message, peer_credentials, receive, send,
 };
-use shm_memfd::{Error, Label, Segment, Size};
+use shm_memfd::{Error, Label, Segment, Size, raw};
 
 const KINDS: [SockType; 3] =
     [SockType::Stream, SockType::SeqPacket, SockType::Datagram];
@@ -214,7 +218,7 @@ fn an_empty_buffer_is_refused_and_the_message_stays() {
 #[test]
 fn more_descriptors_than_expected_are_closed_and_told() {
     alone(|| {
-        leaks::assert_none(|| {
+        assert_none(|| {
             for kind in KINDS {
                 for (received, max) in [(2, 1), (1, 0), (3, 2), (253, 252)] {
                     let (ours, theirs) = pair(kind);
@@ -234,7 +238,7 @@ fn more_descriptors_than_expected_are_closed_and_told() {
 #[test]
 fn another_number_of_descriptors_than_agreed_is_told_and_they_are_closed() {
     alone(|| {
-        leaks::assert_none(|| {
+        assert_none(|| {
             let (ours, theirs) = pair(SockType::Stream);
             let segment = segment();
             for received in [1, 3] {
@@ -252,7 +256,7 @@ fn another_number_of_descriptors_than_agreed_is_told_and_they_are_closed() {
 #[test]
 fn a_receiver_at_its_limit_of_open_files_is_told_and_leaks_nothing() {
     alone(|| {
-        leaks::assert_none(|| {
+        assert_none(|| {
             for kind in KINDS {
                 for free in 0..4 {
                     let (ours, theirs) = pair(kind);
@@ -279,7 +283,7 @@ fn a_receiver_at_its_limit_of_open_files_is_told_and_leaks_nothing() {
 #[test]
 fn a_flood_of_descriptors_does_not_exhaust_the_receiver() {
     alone(|| {
-        leaks::assert_none(|| {
+        assert_none(|| {
             let (ours, theirs) = pair(SockType::Stream);
             let segment = segment();
             for _ in 0..200 {
@@ -306,7 +310,7 @@ fn a_flood_of_descriptors_does_not_exhaust_the_receiver() {
 #[test]
 fn a_datagram_longer_than_the_buffer_is_told_and_its_descriptors_are_closed() {
     alone(|| {
-        leaks::assert_none(|| {
+        assert_none(|| {
             for kind in [SockType::SeqPacket, SockType::Datagram] {
                 let (ours, theirs) = pair(kind);
                 let segment = segment();
@@ -324,7 +328,7 @@ fn a_datagram_longer_than_the_buffer_is_told_and_its_descriptors_are_closed() {
 #[test]
 fn a_datagram_too_long_for_the_socket_is_refused_with_its_descriptors() {
     alone(|| {
-        leaks::assert_none(|| {
+        assert_none(|| {
             for kind in [SockType::SeqPacket, SockType::Datagram] {
                 let (ours, _theirs) = pair(kind);
                 let huge = vec![0; 64 << 20];
@@ -334,6 +338,81 @@ fn a_datagram_too_long_for_the_socket_is_refused_with_its_descriptors() {
             }
         });
     });
+}
+
+/// What the kernel adds because the receiver asked for it is no descriptor that
+/// was sent.
+#[test]
+fn what_the_kernel_adds_to_a_message_is_not_among_its_descriptors() {
+    alone(|| {
+        let sent = segment();
+        for kind in KINDS {
+            let (ours, theirs) = pair(kind);
+            setsockopt(&theirs, sockopt::PassCred, &true).unwrap();
+            setsockopt(&theirs, sockopt::ReceiveTimestamp, &true).unwrap();
+            let has_pidfd = pass_pidfd(&theirs);
+            assert_none(|| {
+                send(&ours, b"!", &[sent.as_fd()]).unwrap();
+                let [fd] = receive(&theirs, &mut [0], 1)
+                    .and_then(Message::into_descriptors)
+                    .unwrap();
+                assert_eq!(object(&fd), object(&sent));
+                // The raw layer tells both.
+                send(&ours, b"!", &[sent.as_fd()]).unwrap();
+                let cloexec = libc::MSG_CMSG_CLOEXEC;
+                let raw =
+                    raw::recvmsg(theirs.as_fd(), &mut [0], cloexec).unwrap();
+                assert_eq!(raw.descriptors.len(), 1);
+                assert_eq!(raw.pidfd.is_some(), has_pidfd);
+            });
+            // In place of a pidfd that finds no room stands an errno, which is
+            // no descriptor.
+            send(&ours, b"!", &[]).unwrap_err();
+            (&ours).write_all(b"!").unwrap();
+            with_room_for(0, || {
+                let message = receive(&theirs, &mut [0], 1);
+                // Its absence may show as a truncated message.
+                match message {
+                    Ok(message) => assert!(message.descriptors.is_empty()),
+                    Err(Error::DescriptorsTruncated {
+                        received: 0, ..
+                    }) => {}
+                    Err(error) => panic!("{error:?}"),
+                }
+            });
+        }
+    });
+}
+
+/// `SO_PASSPIDFD`, if the kernel has it.
+fn pass_pidfd(socket: &UnixStream) -> bool {
+    const SO_PASSPIDFD: i32 = 76;
+    let on = 1_i32;
+    let length = u32::try_from(size_of_val(&on)).unwrap();
+    // SAFETY: the kernel reads one `int`, which lives through the call.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSPIDFD,
+            (&raw const on).cast(),
+            length,
+        )
+    };
+    set == 0
+}
+
+#[test]
+fn an_empty_datagram_is_a_message_and_the_end_of_a_stream_is_none() {
+    let (ours, theirs) = pair(SockType::Datagram);
+    nix::sys::socket::send(ours.as_raw_fd(), b"", MsgFlags::empty()).unwrap();
+    let message = receive(&theirs, &mut [0; 8], 1).unwrap();
+    assert_eq!((message.len, message.descriptors.len()), (0, 0));
+
+    let (ours, theirs) = pair(SockType::Stream);
+    drop(ours);
+    let error = receive(&theirs, &mut [0; 8], 1).unwrap_err();
+    assert!(matches!(error, Error::Disconnected(_)), "{error:?}");
 }
 
 #[test]

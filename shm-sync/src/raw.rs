@@ -219,7 +219,7 @@ unsafe fn pthread_mutex_timedlock_by_slices(
         let abstime = libc::timespec {
             tv_sec: end.as_secs().try_into().unwrap_or(libc::time_t::MAX),
             // Below 10⁹, which every width of it holds.
-            tv_nsec: end.subsec_nanos().try_into().unwrap_or(0),
+            tv_nsec: narrow(end.subsec_nanos().into(), 0),
         };
         // SAFETY: a live mutex, as promised to us; `abstime` lives through the
         // call.
@@ -287,7 +287,6 @@ fn timespec(deadline: Deadline) -> libc::timespec {
 }
 
 /// To whatever width the platform has there.
-#[cfg(target_env = "gnu")]
 fn narrow<T: TryFrom<i64>>(number: i64, otherwise: T) -> T {
     T::try_from(number).unwrap_or(otherwise)
 }

@@ -15,9 +15,9 @@ use crate::state::event;
 ///
 /// It needs no creator: over zeros, which a new segment is made of, any number
 /// of processes [open or create](Self::open_or_create) it at the same time.
-/// Then exactly one of them runs its `make` to the end, in
-/// [`make_once`](Self::make_once), and the others wait; whatever it wrote is
-/// seen by all that find it done.
+/// Then exactly one `make` of theirs counts, in [`make_once`](Self::make_once):
+/// no two run at a time, the first one that ends makes it done, and none runs
+/// after that. The others wait, and see whatever it wrote.
 ///
 /// # When a user is killed
 ///
@@ -62,7 +62,8 @@ pub struct Ready<'a> {
 /// Who made it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Made {
-    /// This call. Of all calls by all processes, one gets this.
+    /// This call. Of all calls by all processes, at most one gets this: it may
+    /// be killed before it does.
     Now,
     /// Another one, before.
     Before,

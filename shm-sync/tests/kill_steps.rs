@@ -105,14 +105,10 @@ fn a_killed_maker_leaves_the_making_to_the_next(shared: &Shared) {
         zeros();
         open().unwrap();
     };
-    // SAFETY: as above.
     kill_at_every_step(
         40,
         opened,
-        || {
-            let ready = unsafe { Ready::open_or_create(head, 0)? };
-            make(ready).map(drop)
-        },
+        || open().and_then(make).map(drop),
         &mut check,
     );
     assert!(before > 1 && now > 1, "{before} {now}");

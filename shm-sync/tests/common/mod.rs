@@ -215,7 +215,9 @@ mod stepping {
     extern "C" fn count(_: libc::c_int) {
         if LEFT.fetch_sub(1, Ordering::Relaxed) == 1 {
             // SAFETY: a call without pointers, allowed in a handler.
-            unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+            let own = unsafe { libc::getpid() };
+            // SAFETY: as before.
+            unsafe { libc::kill(own, libc::SIGKILL) };
         }
     }
 
@@ -241,16 +243,13 @@ mod stepping {
     #[cfg(target_arch = "x86_64")]
     #[inline(never)]
     fn trap(on: bool) {
-        // SAFETY: the flag makes the kernel call the handler, which is there;
-        // the stack is as before, and other flags keep their values.
-        match on {
-            true => unsafe {
-                asm!("pushfq", "or qword ptr [rsp], 0x100", "popfq");
-            },
-            // SAFETY: as above.
-            false => unsafe {
-                asm!("pushfq", "and qword ptr [rsp], -0x101", "popfq");
-            },
+        if on {
+            // SAFETY: sets a flag, that makes the kernel call the handler,
+            // which is there; the stack is as before.
+            unsafe { asm!("pushfq", "or qword ptr [rsp], 0x100", "popfq") };
+        } else {
+            // SAFETY: takes it back.
+            unsafe { asm!("pushfq", "and qword ptr [rsp], -0x101", "popfq") };
         }
     }
 

@@ -9,6 +9,7 @@
 //! a third place, and publishes what it did last in a `SeqLock`. Killed between
 //! two of these writes it leaves the accounts wrong; the next owner of the lock
 //! is told so, and repairs them by what it knows about all of them: their sum.
+#![expect(unsafe_code, reason = "promises a segment of its own to a layout")]
 
 use std::error::Error;
 use std::io;

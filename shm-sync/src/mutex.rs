@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "promises the C library a mutex of its own")]
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
@@ -11,7 +12,7 @@ use shm_common::{Size, SizeFault};
 
 use crate::Deadline;
 use crate::header::{self, ALIGN, Kind};
-use crate::robust::{self, Held, Robust, Wait};
+use crate::robust::{self, Robust, Wait};
 
 /// What the lock knows of the bytes that it protects.
 const WHOLE: u32 = 0;
@@ -19,6 +20,10 @@ const WHOLE: u32 = 0;
 const ABANDONED: u32 = 1;
 /// Somebody could not repair them, or did not care to.
 const GIVEN_UP: u32 = 2;
+/// A bit beside these, while the owner was unwinding a panic when it locked: a
+/// guard that is made in the midst of one is no victim of it. It is not in the
+/// guard, which is moved and so should be small.
+const PANICKING: u32 = 4;
 
 /// A lock between processes, with the bytes that it protects.
 ///
@@ -109,9 +114,8 @@ const GIVEN_UP: u32 = 2;
 /// `get_robust_list(2)`.
 #[derive(Clone, Copy)]
 pub struct Mutex<'a> {
+    /// With the bytes that it protects, of which the last line is not whole.
     robust: Robust<'a>,
-    state: &'a AtomicU32,
-    data: SharedBytes<'a, ReadWrite>,
     offset: usize,
 }
 
@@ -160,15 +164,16 @@ impl<'a> Mutex<'a> {
     ) -> Result<Self> {
         let place = header::place(bytes, offset, Self::size(len)?)?;
         header::begin(place)?;
+        let exact = place.subslice(0, robust::LEN + len)?;
         // SAFETY: 1. `place` checked it. 2. `create` is next; who writes them
         // is our 1. 3. is our 3.
-        let mutex = unsafe { Self::at(place, offset, len)? };
+        let robust = unsafe { Robust::new(exact)? };
         // SAFETY: 1. is our 2.
-        unsafe { mutex.robust.create()? };
-        mutex.state.store(WHOLE, Ordering::Relaxed);
+        unsafe { robust.create()? };
+        robust.word().store(WHOLE, Ordering::Relaxed);
         // `size` checked that it fits.
         header::publish(place, Kind::Mutex, u32::try_from(len).unwrap_or(0))?;
-        Ok(mutex)
+        Ok(Self { robust, offset })
     }
 
     /// Opens the mutex at `offset`, with as many bytes as its creator gave it.
@@ -191,26 +196,11 @@ impl<'a> Mutex<'a> {
         let len = header::check_to_lock(bytes, offset, Kind::Mutex)?;
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         let place = header::place(bytes, offset, Self::size(len)?)?;
+        let exact = place.subslice(0, robust::LEN + len)?;
         // SAFETY: 1. `place` checked it. 2. made by `create`, of this C
-        // library: `check`; who writes them is our 1. 3. is our 3.
-        unsafe { Self::at(place, offset, len) }
-    }
-
-    /// # Safety
-    ///
-    /// As for [`Robust::new`].
-    unsafe fn at(
-        place: SharedBytes<'a, ReadWrite>,
-        offset: usize,
-        len: usize,
-    ) -> Result<Self> {
-        Ok(Self {
-            // SAFETY: as promised to us.
-            robust: unsafe { Robust::new(place)? },
-            state: place.atomic_u32(robust::WORD)?,
-            data: place.subslice(robust::LEN, len)?,
-            offset,
-        })
+        // library: `check_to_lock`; who writes them is our 1. 3. is our 3.
+        let robust = unsafe { Robust::new(exact)? };
+        Ok(Self { robust, offset })
     }
 
     /// Locks, however long that takes.
@@ -254,36 +244,41 @@ impl<'a> Mutex<'a> {
 
     /// The number of bytes that it protects.
     #[must_use]
-    pub const fn len(&self) -> usize {
-        self.data.len()
+    pub fn len(&self) -> usize {
+        self.robust.rest().len()
     }
 
     /// Whether it protects no bytes of its own.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.data.is_empty()
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     #[inline]
     fn lock_for(&self, wait: Wait) -> Result<Locked<'a>> {
-        match self.robust.lock(wait) {
-            Ok(held) => self.admit(held),
-            Err(os) => Err(os.on(Kind::Mutex.at(self.offset)).into()),
+        let owner_died = match self.robust.lock(wait) {
+            Ok(owner_died) => owner_died,
+            Err(os) => return Err(self.failed(os)),
+        };
+        // From here on the guard unlocks.
+        let guard = MutexGuard { mutex: *self, _thread: PhantomData };
+        if owner_died {
+            self.take_over().map_err(|os| self.failed(os))?;
         }
+        if self.state().load(Ordering::Relaxed) == WHOLE && !thread::panicking()
+        {
+            return Ok(Locked::Clean(guard));
+        }
+        self.admit(guard)
     }
 
     /// What the caller gets of a lock that it has.
-    #[inline]
-    fn admit(&self, mut held: Held<'a>) -> Result<Locked<'a>> {
-        if held.owner_died {
-            self.take_over(&mut held)?;
-        }
-        let guard = MutexGuard {
-            held,
-            mutex: *self,
-            was_panicking: thread::panicking(),
-        };
-        match self.state.load(Ordering::Relaxed) {
+    #[cold]
+    fn admit(&self, guard: MutexGuard<'a>) -> Result<Locked<'a>> {
+        let state = self.state().load(Ordering::Relaxed) & !PANICKING;
+        let mood = if thread::panicking() { PANICKING } else { 0 };
+        self.state().store(state | mood, Ordering::Relaxed);
+        match state {
             WHOLE => Ok(Locked::Clean(guard)),
             GIVEN_UP => Err(self.given_up()),
             _ => Ok(Locked::OwnerDied(OrphanGuard { guard: Some(guard) })),
@@ -294,11 +289,21 @@ impl<'a> Mutex<'a> {
     /// the lock can be had again: if this thread dies in between, the kernel
     /// says the same to the next one.
     #[cold]
-    fn take_over(&self, held: &mut Held<'a>) -> Result<()> {
-        if self.state.load(Ordering::Relaxed) != GIVEN_UP {
-            self.state.store(ABANDONED, Ordering::Relaxed);
+    fn take_over(&self) -> Result<(), OsError> {
+        if self.state().load(Ordering::Relaxed) & !PANICKING != GIVEN_UP {
+            self.state().store(ABANDONED, Ordering::Relaxed);
         }
-        held.consistent()
+        self.robust.consistent()
+    }
+
+    #[inline]
+    fn state(&self) -> &'a AtomicU32 {
+        self.robust.word()
+    }
+
+    #[cold]
+    fn failed(&self, os: OsError) -> Error {
+        os.on(Kind::Mutex.at(self.offset)).into()
     }
 
     #[cold]
@@ -310,16 +315,20 @@ impl<'a> Mutex<'a> {
 
     /// Whether this thread is the owner: not so in a forked child, which has
     /// copies of its parent's guards.
+    #[cold]
     fn is_ours(&self) -> bool {
         // To try would not tell with every C library. A lock that may wait
         // refuses its owner with all of them.
         match self.robust.lock(Wait::Until(Deadline::now())) {
             Err(os) => os.errno() == libc::EDEADLK,
-            Ok(mut held) => {
-                if held.owner_died {
-                    // Where this fails, the next one finds out by itself.
-                    let _ = self.take_over(&mut held);
+            Ok(owner_died) => {
+                // The parent is gone and this thread has the lock, which it
+                // must not keep; the next one is to learn of the death. Where
+                // one of these fails, it finds out by itself.
+                if owner_died {
+                    let _ = self.take_over();
                 }
+                let _ = self.robust.unlock();
                 false
             }
         }
@@ -394,10 +403,9 @@ impl<'a> Locked<'a> {
 /// owns nothing: dropping it there does nothing, and [`unlock`](Self::unlock)
 /// is refused; but nothing keeps such a child from writing the bytes.
 pub struct MutexGuard<'a> {
-    held: Held<'a>,
     mutex: Mutex<'a>,
-    /// A guard that was made while a panic unwound is no victim of it.
-    was_panicking: bool,
+    /// The C library knows the owner by thread.
+    _thread: PhantomData<*const ()>,
 }
 
 /// The lock, taken over from an owner that died or panicked. The bytes are as
@@ -418,7 +426,7 @@ impl<'a> MutexGuard<'a> {
     #[must_use]
     #[inline]
     pub fn bytes(&self) -> SharedBytes<'_, ReadWrite> {
-        self.mutex.data
+        self.mutex.robust.rest()
     }
 
     /// Copies out the value at `offset`.
@@ -467,8 +475,9 @@ impl<'a> MutexGuard<'a> {
     /// the guard by a fork (`EPERM`).
     pub fn unlock(self) -> Result<()> {
         let mutex = self.mutex;
-        let unlocked = self.into_held().unlock();
-        unlocked.map_err(|_| mutex.not_ours())
+        // What its drop would do, which cannot say whether it did.
+        std::mem::forget(self);
+        mutex.robust.unlock().map_err(|_| mutex.not_ours())
     }
 
     /// The mutex that it locks.
@@ -476,21 +485,22 @@ impl<'a> MutexGuard<'a> {
     pub const fn mutex(&self) -> Mutex<'a> {
         self.mutex
     }
+}
 
-    pub(crate) fn is_ours(&self) -> bool {
-        self.mutex.is_ours()
-    }
-
-    pub(crate) fn not_ours(&self) -> Error {
-        self.mutex.not_ours()
-    }
-
-    /// The bare lock, without what `drop` does for a panic.
-    fn into_held(self) -> Held<'a> {
-        let guard = std::mem::ManuallyDrop::new(self);
-        // SAFETY: 1. initialised, and 2. not used any more: `guard` is not
-        // dropped, and the other fields need no drop.
-        unsafe { std::ptr::read(&raw const guard.held) }
+impl MutexGuard<'_> {
+    /// A panic unwinds this thread: since it locked, or also when it did.
+    #[cold]
+    fn unwind(&self) {
+        if !self.mutex.is_ours() {
+            return;
+        }
+        let state = self.mutex.state();
+        let before = state.load(Ordering::Relaxed);
+        let after = match before & PANICKING {
+            0 => ABANDONED,
+            _ => before & !PANICKING,
+        };
+        state.store(after, Ordering::Relaxed);
     }
 }
 
@@ -534,11 +544,13 @@ impl<'a> OrphanGuard<'a> {
     /// does not own the lock (`EPERM`); nothing changes.
     pub fn mark_consistent(mut self) -> Result<MutexGuard<'a>> {
         match self.guard.take() {
-            Some(guard) if guard.is_ours() => {
-                guard.mutex.state.store(WHOLE, Ordering::Relaxed);
+            Some(guard) if guard.mutex.is_ours() => {
+                let state = guard.mutex.state();
+                let mood = state.load(Ordering::Relaxed) & PANICKING;
+                state.store(WHOLE | mood, Ordering::Relaxed);
                 Ok(guard)
             }
-            Some(guard) => Err(guard.not_ours()),
+            Some(guard) => Err(guard.mutex.not_ours()),
             // Not so before this call, which takes it.
             None => Err(OsError::new("mark_consistent", libc::EPERM).into()),
         }
@@ -548,18 +560,19 @@ impl<'a> OrphanGuard<'a> {
 impl Drop for MutexGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        // The lock itself is given back when `held` is dropped, after this.
-        if thread::panicking() && !self.was_panicking && self.is_ours() {
-            self.mutex.state.store(ABANDONED, Ordering::Relaxed);
+        if thread::panicking() {
+            self.unwind();
         }
+        // It fails in a forked child, which has nothing to give back.
+        let _ = self.mutex.robust.unlock();
     }
 }
 
 impl Drop for OrphanGuard<'_> {
     fn drop(&mut self) {
         let Some(guard) = &self.guard else { return };
-        if !thread::panicking() && guard.is_ours() {
-            guard.mutex.state.store(GIVEN_UP, Ordering::Relaxed);
+        if !thread::panicking() && guard.mutex.is_ours() {
+            guard.mutex.state().store(GIVEN_UP, Ordering::Relaxed);
         }
     }
 }

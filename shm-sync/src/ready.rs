@@ -2,7 +2,6 @@
 #![expect(unsafe_code, reason = "promises the C library a mutex of its own")]
 
 use std::fmt;
-use std::sync::atomic::AtomicU32;
 
 use shm_common::{ReadWrite, Result, SharedBytes};
 
@@ -55,7 +54,6 @@ use crate::state::event;
 #[derive(Clone, Copy)]
 pub struct Ready<'a> {
     robust: Robust<'a>,
-    done: &'a AtomicU32,
     offset: usize,
 }
 
@@ -108,7 +106,7 @@ impl<'a> Ready<'a> {
             header::publish_together(place, Kind::Ready)?;
         }
         header::check_to_lock(bytes, offset, Kind::Ready)?;
-        Ok(Self { robust, done: place.atomic_u32(robust::WORD)?, offset })
+        Ok(Self { robust, offset })
     }
 
     /// Runs `make`, unless it was run to its end before; waits for one that
@@ -145,7 +143,7 @@ impl<'a> Ready<'a> {
     /// Whether it is made.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        event::is_set(self.done)
+        event::is_set(self.robust.word())
     }
 
     /// Waits until somebody has made it.
@@ -156,7 +154,7 @@ impl<'a> Ready<'a> {
     ///   (`ETIMEDOUT`).
     /// - [`Error::Os`](crate::Error::Os): the kernel refuses to wait.
     pub fn wait_until(&self, deadline: Deadline) -> Result<()> {
-        event::wait(self.done, Some(deadline))
+        event::wait(self.robust.word(), Some(deadline))
             .map_err(|os| os.on(Kind::Ready.at(self.offset)))?;
         Ok(())
     }
@@ -170,18 +168,15 @@ impl<'a> Ready<'a> {
             return Ok(Made::Before);
         }
         let object = || Kind::Ready.at(self.offset);
-        let locked = self.robust.lock(wait);
-        let mut held = locked.map_err(|os| os.on(object()))?;
-        if held.owner_died {
-            // It died before it marked it done, which is looked at next, or
-            // after that. Neither leaves anything to repair.
-            held.consistent()?;
-        }
+        let held = self.robust.hold(wait).map_err(|os| os.on(object()))?;
+        // One that died did so before it marked it done, which is looked at
+        // next, or after that. Neither leaves anything to repair.
+        held.after_death().map_err(|os| os.on(object()))?;
         if self.is_done() {
             return Ok(Made::Before);
         }
         make()?;
-        event::set(self.done).map_err(|os| os.on(object()))?;
+        event::set(self.robust.word()).map_err(|os| os.on(object()))?;
         drop(held);
         Ok(Made::Now)
     }

@@ -9,6 +9,7 @@
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicU32;
 
 use libc::pthread_mutex_t;
 use shm_common::{Error, OsError, ReadWrite, Result, SharedBytes};
@@ -17,12 +18,10 @@ use crate::Deadline;
 use crate::header::{self, ALIGN};
 use crate::raw::{self, MutexAt};
 
-/// Where the mutex lies in the object, in bytes. Before it are the header, a
-/// word for the object's own use, and 4 bytes that are not used.
+/// Where things lie in the object, in bytes. Behind the header are a word for
+/// the object's own use, 4 bytes without a use, and the mutex.
+const WORD: usize = 16;
 const MUTEX: usize = 24;
-
-/// The word for the object's own use.
-pub(crate) const WORD: usize = 16;
 
 /// The length of all that, in bytes: 64 with glibc on x86-64.
 pub(crate) const LEN: usize =
@@ -40,39 +39,73 @@ pub(crate) enum Wait {
     ForEver,
 }
 
-/// A mutex whose owner may die.
+/// A mutex whose owner may die, at the head of an object.
+///
+/// A guard has little more in it than this, because it is moved on its way to
+/// the caller, and what is moved costs as much as a good part of the lock.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Robust<'a> {
-    /// Invariants, for all of `'a`: 1. to 3. of [`MutexAt`] for where this
-    /// begins; 2. once [`create`](Self::create) or [`install`](Self::install)
-    /// was called, here or elsewhere, as `new` was promised.
-    mutex: SharedBytes<'a, ReadWrite>,
+    /// All of the object. Invariants, for all of `'a`:
+    /// 1. It has at least `LEN` bytes, and begins at a multiple of `ALIGN`.
+    /// 2. All of [`MutexAt`] holds for where the mutex lies, once `create` or
+    ///    `install` was called, here or elsewhere, as `new` was promised.
+    place: SharedBytes<'a, ReadWrite>,
 }
 
 impl<'a> Robust<'a> {
-    /// The mutex of the object that begins where `place` does.
+    /// The mutex of the object that is all of `place`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfBounds`]: it is shorter than [`LEN`].
     ///
     /// # Safety
     ///
     /// For all of `'a`:
     /// 1. `place` begins at a multiple of `ALIGN`.
-    /// 2. Its bytes from `MUTEX` on hold a mutex that [`create`](Self::create)
-    ///    or [`install`](Self::install) made, by the same C library, or get it
-    ///    before anything else is called; and are written by nothing else.
+    /// 2. Its bytes from `MUTEX` to `LEN` hold a mutex that
+    ///    [`create`](Self::create) or [`install`](Self::install) made, by the
+    ///    same C library, or get it before anything else is called; and are
+    ///    written by nothing else.
     /// 3. They stay mapped for as long as a thread of this process holds the
-    ///    mutex, also where its [`Held`] was leaked.
+    ///    mutex, also where a guard was leaked.
     pub(crate) unsafe fn new(
         place: SharedBytes<'a, ReadWrite>,
     ) -> Result<Self> {
-        let len = size_of::<pthread_mutex_t>();
-        Ok(Self { mutex: place.subslice(MUTEX, len)? })
+        place.split_at(LEN)?;
+        Ok(Self { place })
     }
 
     #[inline]
     fn at(self) -> MutexAt {
-        // SAFETY: a view is never at null.
-        let start = unsafe { NonNull::new_unchecked(self.mutex.as_mut_ptr()) };
-        start.cast()
+        self.inside(MUTEX).cast()
+    }
+
+    /// The word for the object's own use.
+    #[inline]
+    pub(crate) fn word(self) -> &'a AtomicU32 {
+        // SAFETY: inside and aligned: invariant 1, and the assertion above.
+        // Valid for `'a`, and accessed only as this atomic: those of the view.
+        unsafe { self.inside(WORD).cast().as_ref() }
+    }
+
+    /// What the object has behind its head.
+    #[inline]
+    pub(crate) fn rest(self) -> SharedBytes<'a, ReadWrite> {
+        let len = self.place.len() - LEN;
+        // SAFETY: 1. to 3. the end of a view that is valid for `'a`, and by
+        // invariant 1 not shorter.
+        unsafe { SharedBytes::from_raw_parts(self.inside(LEN), len) }
+    }
+
+    /// The address of an offset up to `LEN`.
+    #[inline]
+    fn inside(self, offset: usize) -> NonNull<u8> {
+        debug_assert!(offset <= LEN);
+        let start = self.place.as_mut_ptr().wrapping_add(offset);
+        // SAFETY: by invariant 1 inside a view, or at its end, so that the sum
+        // did not wrap to null.
+        unsafe { NonNull::new_unchecked(start) }
     }
 
     /// Makes the mutex.
@@ -102,15 +135,18 @@ impl<'a> Robust<'a> {
         }
         for (index, word) in ours.iter().enumerate() {
             if *word != 0 {
-                let offset = index * size_of::<u32>();
-                header::install(self.mutex.atomic_u32(offset)?, *word);
+                let offset = MUTEX + index * size_of::<u32>();
+                header::install(self.place.atomic_u32(offset)?, *word);
             }
         }
         Ok(())
     }
 
+    /// Locks, and says whether the last owner died with the lock. If so it must
+    /// be made [`consistent`](Self::consistent) before it is unlocked, or
+    /// nobody ever gets it again.
     #[inline]
-    pub(crate) fn lock(self, wait: Wait) -> Result<Held<'a>, OsError> {
+    pub(crate) fn lock(self, wait: Wait) -> Result<bool, OsError> {
         let mutex = self.at();
         let locked = match wait {
             // SAFETY: 1. to 3. the invariant.
@@ -122,52 +158,63 @@ impl<'a> Robust<'a> {
                 raw::pthread_mutex_clocklock(mutex, deadline)
             },
         };
-        let owner_died = match locked {
-            Ok(()) => false,
-            Err(os) if os.errno() == libc::EOWNERDEAD => true,
-            Err(os) => return Err(os),
-        };
+        match locked {
+            Ok(()) => Ok(false),
+            Err(os) if os.errno() == libc::EOWNERDEAD => Ok(true),
+            Err(os) => Err(os),
+        }
+    }
+
+    /// As [`lock`](Self::lock), and unlocks when the result is dropped.
+    pub(crate) fn hold(self, wait: Wait) -> Result<Held<'a>, OsError> {
+        let owner_died = self.lock(wait)?;
         Ok(Held { robust: self, owner_died, _thread: PhantomData })
+    }
+
+    /// After the death of the last owner: the lock can be had again once this
+    /// thread gives it back.
+    pub(crate) fn consistent(self) -> Result<(), OsError> {
+        // SAFETY: 1. to 3. the invariant.
+        unsafe { raw::pthread_mutex_consistent(self.at()) }
+    }
+
+    /// Gives the lock back, which is refused unless this thread has it.
+    #[inline]
+    pub(crate) fn unlock(self) -> Result<(), OsError> {
+        // SAFETY: 1. to 3. the invariant.
+        unsafe { raw::pthread_mutex_unlock(self.at()) }
     }
 }
 
 /// The lock, held by this thread; given back on drop.
-///
-/// Where its last owner died it must be made [`consistent`](Held::consistent)
-/// first, or nobody ever gets it again.
 #[derive(Debug)]
 pub(crate) struct Held<'a> {
     robust: Robust<'a>,
-    pub(crate) owner_died: bool,
+    owner_died: bool,
     /// The C library knows the owner by thread.
     _thread: PhantomData<*const ()>,
 }
 
 impl Held<'_> {
-    /// After the death of the last owner: the lock can be had again once this
-    /// thread gives it back.
-    pub(crate) fn consistent(&mut self) -> Result<()> {
-        // SAFETY: 1. to 3. the invariant.
-        unsafe { raw::pthread_mutex_consistent(self.robust.at())? };
-        self.owner_died = false;
-        Ok(())
+    /// Whether the last owner died with it; if so makes it consistent.
+    pub(crate) fn after_death(&self) -> Result<bool, OsError> {
+        if self.owner_died {
+            self.robust.consistent()?;
+        }
+        Ok(self.owner_died)
     }
 
-    #[inline]
-    pub(crate) fn unlock(self) -> Result<(), OsError> {
-        let mutex = self.robust.at();
-        std::mem::forget(self);
-        // SAFETY: 1. to 3. the invariant.
-        unsafe { raw::pthread_mutex_unlock(mutex) }
+    /// Whether the last owner died with it, for which nothing is done.
+    pub(crate) const fn owner_died(&self) -> bool {
+        self.owner_died
     }
 }
 
 impl Drop for Held<'_> {
-    #[inline]
     fn drop(&mut self) {
-        // It fails in a forked child, which has nothing to give back.
-        // SAFETY: 1. to 3. the invariant.
-        let _ = unsafe { raw::pthread_mutex_unlock(self.robust.at()) };
+        // This thread has it: a `Held` does not leave a call.
+        let unlocked = self.robust.unlock();
+        debug_assert_eq!(unlocked, Ok(()));
     }
 }
 

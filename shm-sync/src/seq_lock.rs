@@ -273,17 +273,16 @@ impl<'a, T: FromBytes + IntoBytes + Immutable> SeqLock<'a, T> {
     }
 
     fn lock(&self, wait: Wait) -> Result<(Held<'a>, Predecessor)> {
-        let locked = self.robust.lock(wait);
-        let object = Kind::SeqLock.at(self.reader.offset);
-        let mut held = locked.map_err(|os| os.on(object))?;
-        if !held.owner_died {
+        let object = || Kind::SeqLock.at(self.reader.offset);
+        let held = self.robust.hold(wait).map_err(|os| os.on(object()))?;
+        if !held.owner_died() {
             return Ok((held, Predecessor::Finished));
         }
         // Nothing to repair: what the dead writer did not publish is in a slot
         // that nobody reads, and the next to be filled. If this thread dies
         // before the second step, the next one counts that death too.
         self.deaths.fetch_add(1, Ordering::Relaxed);
-        held.consistent()?;
+        held.after_death().map_err(|os| os.on(object()))?;
         Ok((held, Predecessor::Died))
     }
 }

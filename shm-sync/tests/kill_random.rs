@@ -47,7 +47,7 @@ fn writers_that_are_killed_leave_whole_values(shared: &Shared) {
     };
     let mut writers = [write(), write()];
     let mut died = 0;
-    for round in 0..300 {
+    for round in 0..350 {
         sleep_up_to(1500);
         let value = lock.read().unwrap();
         assert_eq!(value, [value[0]; 40]);

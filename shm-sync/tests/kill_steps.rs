@@ -30,7 +30,7 @@ for_every_mechanism! {
 }
 
 fn a_killed_writer_never_leaves_a_torn_value(shared: &Shared) {
-    const KILLS: u64 = 60;
+    const KILLS: u64 = 30;
     const OLD: [u8; 100] = [1; 100];
     const NEW: [u8; 100] = [2; 100];
     let bytes = shared.bytes();
@@ -94,7 +94,7 @@ fn a_killed_maker_leaves_the_making_to_the_next(shared: &Shared) {
     };
     let zeros = || shared.bytes().fill(0);
     kill_at_every_step(
-        8,
+        4,
         zeros,
         || open().and_then(make).map(drop),
         &mut check,
@@ -106,7 +106,7 @@ fn a_killed_maker_leaves_the_making_to_the_next(shared: &Shared) {
         open().unwrap();
     };
     kill_at_every_step(
-        40,
+        24,
         opened,
         || open().and_then(make).map(drop),
         &mut check,
@@ -120,7 +120,7 @@ fn a_killed_owner_is_noticed_or_had_not_begun_or_was_done(shared: &Shared) {
     let mutex = unsafe { Mutex::create(shared.bytes(), 0, 16) }.unwrap();
     let mut died = 0;
     kill_at_every_step(
-        40,
+        24,
         || (),
         || {
             let guard = mutex.lock()?.or_repair(|_| Ok(()))?;
@@ -167,7 +167,7 @@ fn a_killed_setter_has_set_and_woken_or_done_neither() {
     let (mut woken, mut not) = (0, 0);
     let waiting = std::cell::RefCell::new(&mut waiting);
     kill_at_every_step(
-        25,
+        20,
         || {
             event.reset();
             let peer = waiter(|| event.wait());
@@ -198,7 +198,7 @@ fn a_killed_releaser_has_released_and_woken_or_done_neither() {
     let waiting = std::cell::RefCell::new(&mut waiting);
     let (mut woken, mut not) = (0, 0);
     kill_at_every_step(
-        25,
+        20,
         || {
             while semaphore.try_acquire() {}
             let peer = waiter(|| semaphore.acquire());
@@ -230,7 +230,7 @@ fn a_killed_notifier_leaves_the_condvar_to_the_next() {
     let mutex = unsafe { Mutex::create(shared.bytes(), 64, 8) }.unwrap();
     let waiting = std::cell::RefCell::new(None::<Peer>);
     kill_at_every_step(
-        25,
+        20,
         || {
             // One of before, if there is one, is killed.
             drop(waiting.borrow_mut().take());
@@ -283,7 +283,7 @@ fn a_killed_maker_of_a_layout_leaves_the_making_to_the_next() {
         }
     };
     kill_at_every_step(
-        8,
+        6,
         || shared.bytes().fill(0),
         || open(soon()).map(drop),
         |step, _| {

@@ -82,7 +82,7 @@ fn write(name: &Name) -> Result<()> {
     let (accounts, last) = (placed.at(bank.accounts)?, placed.at(bank.last)?);
     let process = u64::from(std::process::id());
     for amount in (1..100).cycle() {
-        let guard = lock(accounts)?;
+        let guard = lock(&accounts)?;
         let first: u64 = guard.get(FIRST)?;
         let moved = amount.min(first);
         guard.set(FIRST, first - moved)?;
@@ -101,7 +101,7 @@ fn write(name: &Name) -> Result<()> {
 }
 
 /// The lock, with the accounts in order.
-fn lock(accounts: Mutex<'_>) -> Result<MutexGuard<'_>> {
+fn lock<'a>(accounts: &'a Mutex<'_>) -> Result<MutexGuard<'a>> {
     match accounts.lock()? {
         Locked::Clean(guard) => Ok(guard),
         Locked::OwnerDied(orphan) => {
@@ -125,8 +125,8 @@ fn supervise(kills: u32) -> std::result::Result<(), Box<dyn Error>> {
     // SAFETY: as in `write`.
     let (placed, _) = unsafe {
         bank.layout.open_or_create(mapping.bytes(), deadline, |new| {
-            let guard = new.at(bank.accounts)?.lock()?.or_repair(|_| Ok(()))?;
-            guard.set(FIRST, SUM)
+            let accounts = new.at(bank.accounts)?;
+            accounts.lock()?.or_repair(|_| Ok(()))?.set(FIRST, SUM)
         })?
     };
     let (accounts, last) = (placed.at(bank.accounts)?, placed.at(bank.last)?);
@@ -155,7 +155,7 @@ fn supervise(kills: u32) -> std::result::Result<(), Box<dyn Error>> {
     }
     drop(writers);
 
-    let guard = lock(accounts)?;
+    let guard = lock(&accounts)?;
     let [first, second, moves, deaths]: [u64; 4] = guard.get(FIRST)?;
     eprintln!(
         "{kills} writers killed, {moves} moves; {deaths} died with the lock, \

@@ -50,12 +50,13 @@ type Row = [u32; 4];
 /// // 3. No guard is leaked.
 /// let (placed, _) = unsafe {
 ///     layout.open_or_create(mapping.bytes(), deadline, |new| {
-///         let guard = new.at(balance)?.lock()?.or_repair(|_| Ok(()))?;
-///         guard.set(0, 100_u64)
+///         let balance = new.at(balance)?;
+///         balance.lock()?.or_repair(|_| Ok(()))?.set(0, 100_u64)
 ///     })?
 /// };
 ///
-/// let guard = placed.at(balance)?.lock()?.or_repair(|_| Ok(()))?;
+/// let balance = placed.at(balance)?;
+/// let guard = balance.lock()?.or_repair(|_| Ok(()))?;
 /// assert_eq!(guard.get::<u64>(0)?, 100);
 /// placed.at(changed)?.set()?;
 /// placed.at(position)?.write([1.0, 2.0])?;

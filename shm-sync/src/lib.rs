@@ -96,7 +96,8 @@
 //! let deadline = Deadline::after(std::time::Duration::from_secs(1));
 //! // SAFETY: as above.
 //! let placed = unsafe { layout.open(theirs.bytes(), deadline)? };
-//! let guard = placed.at(counter)?.lock()?.or_repair(|_| Ok(()))?;
+//! let counter = placed.at(counter)?;
+//! let guard = counter.lock()?.or_repair(|_| Ok(()))?;
 //! guard.update(0, |count: u64| count + 1)?;
 //! placed.at(changed)?.set()?;
 //! # guard.unlock()?;

@@ -21,8 +21,7 @@ const ABANDONED: u32 = 1;
 /// Somebody could not repair them, or did not care to.
 const GIVEN_UP: u32 = 2;
 /// A bit beside these, while the owner was unwinding a panic when it locked: a
-/// guard that is made in the midst of one is no victim of it. It is not in the
-/// guard, which is moved and so should be small.
+/// guard that is made in the midst of one is no victim of it.
 const PANICKING: u32 = 4;
 
 /// A lock between processes, with the bytes that it protects.
@@ -211,8 +210,8 @@ impl<'a> Mutex<'a> {
     /// - [`Error::NotRecoverable`]: an owner died, and nobody repaired what it
     ///   left (`ENOTRECOVERABLE`).
     #[inline]
-    pub fn lock(&self) -> Result<Locked<'a>> {
-        self.lock_for(Wait::ForEver)
+    pub fn lock(&self) -> Result<Locked<'_>> {
+        self.finish(self.robust.lock(Wait::ForEver))
     }
 
     /// Locks unless somebody has the lock now; then it is none.
@@ -221,8 +220,8 @@ impl<'a> Mutex<'a> {
     ///
     /// As for [`lock`](Self::lock). With musl the owner gets none as well.
     #[inline]
-    pub fn try_lock(&self) -> Result<Option<Locked<'a>>> {
-        match self.lock_for(Wait::No) {
+    pub fn try_lock(&self) -> Result<Option<Locked<'_>>> {
+        match self.finish(self.robust.lock(Wait::No)) {
             Ok(locked) => Ok(Some(locked)),
             Err(Error::Busy(_)) => Ok(None),
             Err(error) => Err(error),
@@ -238,8 +237,8 @@ impl<'a> Mutex<'a> {
     /// - [`Error::TimedOut`]: somebody still has it (`ETIMEDOUT`). It says
     ///   nothing about whether they live: a dead owner's lock is handed on.
     #[inline]
-    pub fn lock_until(&self, deadline: Deadline) -> Result<Locked<'a>> {
-        self.lock_for(Wait::Until(deadline))
+    pub fn lock_until(&self, deadline: Deadline) -> Result<Locked<'_>> {
+        self.finish(self.robust.lock(Wait::Until(deadline)))
     }
 
     /// The number of bytes that it protects.
@@ -254,27 +253,27 @@ impl<'a> Mutex<'a> {
         self.len() == 0
     }
 
+    /// What the caller gets of a lock that the C library was asked for.
     #[inline]
-    fn lock_for(&self, wait: Wait) -> Result<Locked<'a>> {
-        let owner_died = match self.robust.lock(wait) {
-            Ok(owner_died) => owner_died,
-            Err(os) => return Err(self.failed(os)),
-        };
-        // From here on the guard unlocks.
-        let guard = MutexGuard { mutex: *self, _thread: PhantomData };
+    fn finish(&self, locked: Result<bool, OsError>) -> Result<Locked<'_>> {
+        if matches!(locked, Ok(false))
+            && self.state().load(Ordering::Relaxed) == WHOLE
+            && !thread::panicking()
+        {
+            return Ok(Locked::Clean(self.guard()));
+        }
+        self.admit(locked)
+    }
+
+    /// The same in all cases.
+    #[cold]
+    fn admit(&self, locked: Result<bool, OsError>) -> Result<Locked<'_>> {
+        let owner_died = locked.map_err(|os| self.failed(os))?;
+        // From here on it unlocks.
+        let guard = self.guard();
         if owner_died {
             self.take_over().map_err(|os| self.failed(os))?;
         }
-        if self.state().load(Ordering::Relaxed) == WHOLE && !thread::panicking()
-        {
-            return Ok(Locked::Clean(guard));
-        }
-        self.admit(guard)
-    }
-
-    /// What the caller gets of a lock that it has.
-    #[cold]
-    fn admit(&self, guard: MutexGuard<'a>) -> Result<Locked<'a>> {
         let state = self.state().load(Ordering::Relaxed) & !PANICKING;
         let mood = if thread::panicking() { PANICKING } else { 0 };
         self.state().store(state | mood, Ordering::Relaxed);
@@ -283,6 +282,11 @@ impl<'a> Mutex<'a> {
             GIVEN_UP => Err(self.given_up()),
             _ => Ok(Locked::OwnerDied(OrphanGuard { guard: Some(guard) })),
         }
+    }
+
+    #[inline]
+    const fn guard(&self) -> MutexGuard<'_> {
+        MutexGuard { mutex: self, _thread: PhantomData }
     }
 
     /// Writes down that an owner died, and only then tells the C library that
@@ -403,7 +407,9 @@ impl<'a> Locked<'a> {
 /// owns nothing: dropping it there does nothing, and [`unlock`](Self::unlock)
 /// is refused; but nothing keeps such a child from writing the bytes.
 pub struct MutexGuard<'a> {
-    mutex: Mutex<'a>,
+    /// A reference, so that the guard is one word: it is moved on its way to
+    /// the caller, and a wider one costs as much again as the lock.
+    mutex: &'a Mutex<'a>,
     /// The C library knows the owner by thread.
     _thread: PhantomData<*const ()>,
 }
@@ -482,7 +488,7 @@ impl<'a> MutexGuard<'a> {
 
     /// The mutex that it locks.
     #[must_use]
-    pub const fn mutex(&self) -> Mutex<'a> {
+    pub const fn mutex(&self) -> &'a Mutex<'a> {
         self.mutex
     }
 }

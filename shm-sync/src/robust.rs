@@ -40,9 +40,6 @@ pub(crate) enum Wait {
 }
 
 /// A mutex whose owner may die, at the head of an object.
-///
-/// A guard has little more in it than this, because it is moved on its way to
-/// the caller, and what is moved costs as much as a good part of the lock.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Robust<'a> {
     /// All of the object. Invariants, for all of `'a`:

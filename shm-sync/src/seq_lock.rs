@@ -268,8 +268,7 @@ impl<'a, T: FromBytes + IntoBytes + Immutable> SeqLock<'a, T> {
 
     /// The value, under the writers' lock.
     fn current(&self) -> Result<T> {
-        let number = self.number.load(Ordering::Relaxed);
-        self.reader.body.get(at::<T>(number % SLOTS))
+        self.reader.copy(self.number.load(Ordering::Relaxed))
     }
 
     fn lock(&self, wait: Wait) -> Result<(Held<'a>, Predecessor)> {
@@ -326,7 +325,9 @@ impl<'a, T: FromBytes, A: Access> SeqLockReader<'a, T, A> {
     #[inline]
     pub fn read(&self) -> Result<T> {
         for _ in 0..ATTEMPTS {
-            if let Some(value) = self.try_read()? {
+            let before = self.body.load_usize(NUMBER)?;
+            let value = self.copy(before)?;
+            if self.is_whole(before)? {
                 return Ok(value);
             }
         }
@@ -340,10 +341,19 @@ impl<'a, T: FromBytes, A: Access> SeqLockReader<'a, T, A> {
     /// None is possible, but by a bug.
     #[inline]
     pub fn try_read(&self) -> Result<Option<T>> {
-        sequence::read::<SLOTS, _, _>(
-            || self.body.load_usize(NUMBER),
-            |slot| self.body.get(at::<T>(slot)),
-        )
+        let before = self.body.load_usize(NUMBER)?;
+        let value = self.copy(before)?;
+        Ok(self.is_whole(before)?.then_some(value))
+    }
+
+    #[inline]
+    fn copy(&self, number: usize) -> Result<T> {
+        self.body.get(at::<T>(sequence::slot::<SLOTS>(number)))
+    }
+
+    #[inline]
+    fn is_whole(&self, before: usize) -> Result<bool> {
+        sequence::is_whole::<SLOTS, _>(before, || self.body.load_usize(NUMBER))
     }
 
     /// How many writers died while they wrote, as far as writers after them

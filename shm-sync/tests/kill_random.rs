@@ -155,8 +155,8 @@ fn a_layout_is_made_once_by_processes_that_are_killed(shared: &Shared) {
         unsafe {
             layout.open_or_create(shared.bytes(), soon(), |new| {
                 new.at(data)?.fill(1);
-                let guard = new.at(lock)?.lock()?.or_repair(|_| Ok(()))?;
-                guard.set(0, 1_u64)
+                let lock = new.at(lock)?;
+                lock.lock()?.or_repair(|_| Ok(()))?.set(0, 1_u64)
             })
         }
     };
@@ -179,8 +179,9 @@ fn a_layout_is_made_once_by_processes_that_are_killed(shared: &Shared) {
         }
         let (placed, _) = open().unwrap();
         assert_eq!(placed.at(data).unwrap().to_vec(), [1; 1000]);
-        let lock = placed.at(lock).unwrap().lock_until(soon()).unwrap();
-        let guard = lock.or_repair(|_| Ok(())).unwrap();
+        let lock = placed.at(lock).unwrap();
+        let locked = lock.lock_until(soon()).unwrap();
+        let guard = locked.or_repair(|_| Ok(())).unwrap();
         assert!(guard.get::<u64>(0).unwrap() >= 1);
     }
 }

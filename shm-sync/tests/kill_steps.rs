@@ -277,7 +277,8 @@ fn a_killed_maker_of_a_layout_leaves_the_making_to_the_next() {
         // `prepare`. 3. No guard is leaked.
         unsafe {
             layout.open_or_create(shared.bytes(), deadline, |new| {
-                let guard = new.at(lock)?.lock()?.or_repair(|_| Ok(()))?;
+                let lock = new.at(lock)?;
+                let guard = lock.lock()?.or_repair(|_| Ok(()))?;
                 guard.update(0, |count: u64| count + 1)
             })
         }
@@ -288,8 +289,9 @@ fn a_killed_maker_of_a_layout_leaves_the_making_to_the_next() {
         || open(soon()).map(drop),
         |step, _| {
             let (placed, _) = open(soon()).unwrap();
-            let guard = placed.at(lock).unwrap().lock_until(soon()).unwrap();
-            let Locked::Clean(guard) = guard else {
+            let lock = placed.at(lock).unwrap();
+            let locked = lock.lock_until(soon()).unwrap();
+            let Locked::Clean(guard) = locked else {
                 panic!("{step}: the owner of a fresh lock died");
             };
             // Counted once: a second maker began from zeros.

@@ -83,7 +83,8 @@ fn all_objects_of_a_layout_work_in_a_process_that_opens_it(shared: &Shared) {
         let placed =
             unsafe { example.layout.open(mapping.as_shared_bytes(), soon())? };
         placed.at(example.barrier)?.wait_until(soon())?;
-        let mut guard = match placed.at(example.mutex)?.lock()? {
+        let mutex = placed.at(example.mutex)?;
+        let mut guard = match mutex.lock()? {
             Locked::Clean(guard) => guard,
             Locked::OwnerDied(_) => panic!("nobody died"),
         };
@@ -111,8 +112,9 @@ fn all_objects_of_a_layout_work_in_a_process_that_opens_it(shared: &Shared) {
 
     let placed = create(&example.layout, shared.bytes()).unwrap();
     placed.at(example.barrier).unwrap().wait_until(soon()).unwrap();
-    let lock = placed.at(example.mutex).unwrap().lock_until(soon()).unwrap();
-    lock.or_repair(|_| Ok(())).unwrap().set(0, 1_u64).unwrap();
+    let mutex = placed.at(example.mutex).unwrap();
+    let locked = mutex.lock_until(soon()).unwrap();
+    locked.or_repair(|_| Ok(())).unwrap().set(0, 1_u64).unwrap();
     placed.at(example.condvar).unwrap().notify_all().unwrap();
     placed.at(example.event).unwrap().set().unwrap();
     placed.at(example.barrier).unwrap().wait_until(soon()).unwrap();

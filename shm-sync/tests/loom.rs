@@ -22,8 +22,6 @@ mod semaphore;
 #[path = "../src/state/sequence.rs"]
 mod sequence;
 
-use std::convert::Infallible;
-
 use loom::sync::atomic;
 use loom::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use loom::sync::{Arc, Mutex};
@@ -137,7 +135,7 @@ fn each_of_two_takes_one_of_two_sets() {
             thread::yield_now();
         }
         event::set(&word).unwrap();
-        takers.map(|taker| taker.join().unwrap());
+        takers.into_iter().for_each(|taker| taker.join().unwrap());
         assert!(!event::try_take(&word));
     });
 }
@@ -195,7 +193,9 @@ fn two_sleepers_are_both_woken_by_a_release_of_two() {
             thread::spawn(move || semaphore::acquire(&word, None).unwrap())
         });
         semaphore::release(&word, 2).unwrap();
-        acquirers.map(|acquirer| acquirer.join().unwrap());
+        for acquirer in acquirers {
+            acquirer.join().unwrap();
+        }
         assert_eq!(semaphore::permits(&word), 0);
     });
 }
@@ -220,7 +220,9 @@ fn a_notification_after_the_change_reaches_every_waiter() {
         });
         *state.lock().unwrap() = true;
         condvar::notify(&word).unwrap();
-        waiters.map(|waiter| waiter.join().unwrap());
+        for waiter in waiters {
+            waiter.join().unwrap();
+        }
     });
 }
 
@@ -356,17 +358,15 @@ impl<const SLOTS: usize> Slots<SLOTS> {
     }
 
     fn read(&self) -> Option<u32> {
-        let read = sequence::read::<SLOTS, _, Infallible>(
-            || Ok(self.number.load(Ordering::Acquire)),
-            |slot| {
-                let [a, b] = &self.words[slot];
-                Ok([a.load(Ordering::Relaxed), b.load(Ordering::Relaxed)])
-            },
-        );
-        read.unwrap().map(|[a, b]| {
-            assert_eq!(a, b, "torn");
-            a
-        })
+        let before = self.number.load(Ordering::Acquire);
+        let [a, b] = &self.words[sequence::slot::<SLOTS>(before)];
+        let (a, b) = (a.load(Ordering::Relaxed), b.load(Ordering::Relaxed));
+        let number = || Ok::<_, ()>(self.number.load(Ordering::Acquire));
+        if !sequence::is_whole::<SLOTS, _>(before, number).unwrap() {
+            return None;
+        }
+        assert_eq!(a, b, "torn");
+        Some(a)
     }
 }
 
@@ -414,7 +414,9 @@ fn a_writer_that_died_changes_nothing_and_is_followed_by_another() {
         if let Some(value) = slots.read() {
             assert!(value == 1 || value == 3, "{value}");
         }
-        writers.map(|writer| writer.join().unwrap());
+        for writer in writers {
+            writer.join().unwrap();
+        }
         assert_eq!(slots.read(), Some(3));
     });
 }

@@ -22,26 +22,30 @@ pub(crate) fn write<const SLOTS: usize, E>(
     // Whoever sees a byte of the new value also sees the number of the value
     // before it, and by that learns that the slot is being filled again.
     fence(Ordering::Release);
-    fill(next % SLOTS)?;
+    fill(slot::<SLOTS>(next))?;
     number.store(next, Ordering::Release);
     Ok(())
 }
 
-/// Copies the value out; none if it may be torn, because `SLOTS - 1` writes
-/// ended meanwhile. `number` loads with acquire order.
+/// Which slot holds the value, where the number was loaded with acquire order.
+#[inline]
+pub(crate) const fn slot<const SLOTS: usize>(number: usize) -> usize {
+    number % SLOTS
+}
+
+/// Whether what was copied since the number was `before` is the value of one
+/// write: not if `SLOTS - 1` writes ended meanwhile.
 ///
 /// # Errors
 ///
-/// Those of `number` and `copy`.
+/// Those of `number`, which loads it.
 #[inline]
-pub(crate) fn read<const SLOTS: usize, T, E>(
-    number: impl Fn() -> Result<usize, E>,
-    copy: impl FnOnce(usize) -> Result<T, E>,
-) -> Result<Option<T>, E> {
-    let before = number()?;
-    let value = copy(before % SLOTS)?;
+pub(crate) fn is_whole<const SLOTS: usize, E>(
+    before: usize,
+    number: impl FnOnce() -> Result<usize, E>,
+) -> Result<bool, E> {
     // The load of the number below is not earlier than any of the copy.
     fence(Ordering::Acquire);
     let overtaken = number()?.wrapping_sub(before);
-    Ok((overtaken < SLOTS - 1).then_some(value))
+    Ok(overtaken < SLOTS - 1)
 }

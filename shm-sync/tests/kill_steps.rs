@@ -94,23 +94,20 @@ fn a_killed_maker_leaves_the_making_to_the_next(shared: &Shared) {
     };
     let zeros = || shared.bytes().fill(0);
     kill_at_every_step(
-        4,
+        3,
         zeros,
         || open().and_then(make).map(drop),
         &mut check,
     );
     // The same without the long way to open it, of which each step is killed
     // more often so.
+    zeros();
+    let ready = open().unwrap();
     let opened = || {
         zeros();
         open().unwrap();
     };
-    kill_at_every_step(
-        24,
-        opened,
-        || open().and_then(make).map(drop),
-        &mut check,
-    );
+    kill_at_every_step(40, opened, || make(ready).map(drop), &mut check);
     assert!(before > 1 && now > 1, "{before} {now}");
 }
 
@@ -146,6 +143,47 @@ fn a_killed_owner_is_noticed_or_had_not_begun_or_was_done(shared: &Shared) {
         },
     );
     assert!(died > 1, "{died}");
+}
+
+#[test]
+fn a_killed_repairer_has_repaired_or_leaves_it_to_the_next() {
+    let shared = Shared::memfd();
+    // SAFETY: 1. and 2. used only by this. 3. No guard is leaked, but where
+    // the process ends.
+    let mutex = unsafe { Mutex::create(shared.bytes(), 0, 16) }.unwrap();
+    let (mut repaired, mut left) = (0, 0);
+    kill_at_every_step(
+        40,
+        || {
+            let broken = waiter(|| {
+                let guard = mutex.lock()?.or_repair(|_| Ok(()))?;
+                guard.set(0, [1_u64, 0])?;
+                std::mem::forget(guard);
+                Ok(())
+            });
+            assert_ends(broken, "breaks it");
+        },
+        || {
+            let guard = mutex.lock()?.or_repair(|bytes| bytes.set(8, 1_u64))?;
+            guard.unlock()
+        },
+        |step, stepped| {
+            let guard = match mutex.lock_until(soon()).unwrap() {
+                Locked::Clean(guard) => {
+                    repaired += 1;
+                    guard
+                }
+                Locked::OwnerDied(orphan) => {
+                    assert_eq!(stepped, Stepped::Killed, "{step}");
+                    left += 1;
+                    orphan.set(8, 1_u64).unwrap();
+                    orphan.mark_consistent().unwrap()
+                }
+            };
+            assert_eq!(guard.get::<[u64; 2]>(0).unwrap(), [1, 1], "{step}");
+        },
+    );
+    assert!(repaired > 0 && left > 1, "{repaired} {left}");
 }
 
 /// A process that waits, as long as `wait` says.
@@ -284,7 +322,7 @@ fn a_killed_maker_of_a_layout_leaves_the_making_to_the_next() {
         }
     };
     kill_at_every_step(
-        6,
+        3,
         || shared.bytes().fill(0),
         || open(soon()).map(drop),
         |step, _| {

@@ -523,6 +523,24 @@ fn a_writer_that_waits_gives_up_at_its_deadline() {
 }
 
 #[test]
+fn a_make_that_fails_after_one_that_was_killed_is_left_to_the_next() {
+    let shared = Shared::memfd();
+    // SAFETY: as above.
+    let ready = unsafe { Ready::open_or_create(shared.bytes(), 0) }.unwrap();
+    let killed = Peer::fork(|_| -> Result<[u8; 0]> {
+        ready.make_once(|| {
+            nix::sys::signal::raise(nix::sys::signal::SIGKILL).unwrap();
+            Ok(())
+        })?;
+        Ok([])
+    });
+    assert!(killed.unwrap().join(std::time::Duration::from_secs(20)).is_err());
+    let failed = ready.make_once(|| shared.bytes().set(usize::MAX, 0_u8));
+    assert!(matches!(failed, Err(Error::OutOfBounds { .. })), "{failed:?}");
+    assert_eq!(ready.make_once(|| Ok(())).unwrap(), Made::Now);
+}
+
+#[test]
 fn a_make_that_fails_or_panics_is_left_to_the_next() {
     let shared = Shared::memfd();
     // SAFETY: as above.

@@ -12,7 +12,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::{Bytes, Shared, shortly, soon, until_asleep};
-use integration_tests::alone::alone;
 use integration_tests::peer::{JoinError, Link, Peer};
 use integration_tests::surroundings;
 use nix::sys::signal::Signal;
@@ -237,7 +236,7 @@ fn a_forked_child_cannot_unlock_what_its_parent_holds(shared: &Shared) {
 }
 
 #[test]
-fn a_forked_child_cannot_repair_for_its_parent() {
+fn a_forked_child_cannot_repair_or_give_up_for_its_parent() {
     let shared = Shared::memfd();
     let mutex = create(shared.bytes());
     owner(mutex).kill().unwrap();
@@ -248,13 +247,14 @@ fn a_forked_child_cannot_repair_for_its_parent() {
         Ok(())
     });
     end(child);
-    let child = peer(|_| {
-        // Does not give up the lock for its parent.
+    let child = peer(|link| {
+        assert_eq!(link.receive().unwrap(), b"repaired");
         drop(orphan.take());
         Ok(())
     });
-    end(child);
     drop(orphan.unwrap().mark_consistent().unwrap());
+    child.send("repaired").unwrap();
+    end(child);
     clean(mutex.lock_until(soon()).unwrap()).unlock().unwrap();
 }
 
@@ -280,8 +280,12 @@ fn a_child_does_not_hide_that_its_parent_died_as_the_owner() {
                 }
                 // The lock is free now but for a dead owner: the child must
                 // not take it, nor make it look clean.
-                let refused = guard.unlock().is_err();
-                word.store(if refused { 2 } else { 3 }, Ordering::Release);
+                let panicked = catch_unwind(AssertUnwindSafe(|| {
+                    let _inherited = guard;
+                    panic!("as it should");
+                }));
+                let answer = if panicked.is_err() { 2 } else { 3 };
+                word.store(answer, Ordering::Release);
                 // SAFETY: ends the process at once.
                 unsafe { libc::_exit(0) }
             }
@@ -426,22 +430,23 @@ fn another_user_shares_the_lock() {
 
 #[test]
 fn signals_do_not_end_a_wait() {
-    alone(|| {
-        let shared = Shared::memfd();
-        let mutex = create(shared.bytes());
-        let owner = owner(mutex);
+    let shared = Shared::memfd();
+    let mutex = create(shared.bytes());
+    let owner = owner(mutex);
+    // It has one thread, which gets them all.
+    let mut waiter = peer(|link| {
         surroundings::storm_of_signals(200).unwrap();
         let deadline = shortly();
         let waited = mutex.lock_until(deadline);
         assert!(matches!(waited, Err(Error::TimedOut(_))), "{waited:?}");
         assert!(deadline.has_passed());
-        let killer = std::thread::spawn(|| {
-            std::thread::sleep(Duration::from_millis(20));
-            owner.kill().unwrap();
-        });
-        drop(orphaned(mutex.lock().unwrap()).mark_consistent());
-        killer.join().unwrap();
+        link.send("timed out").unwrap();
+        orphaned(mutex.lock()?).mark_consistent()?.unlock()
     });
+    assert_eq!(waiter.receive().unwrap(), b"timed out");
+    std::thread::sleep(Duration::from_millis(20));
+    owner.kill().unwrap();
+    end(waiter);
 }
 
 proptest! {

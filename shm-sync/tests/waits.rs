@@ -11,7 +11,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::{Bytes, Shared, shortly, soon, until, until_asleep};
-use integration_tests::alone::alone;
 use integration_tests::peer::Peer;
 use integration_tests::surroundings::{self, Refused};
 use nix::sys::signal::Signal;
@@ -405,12 +404,13 @@ fn a_barrier_is_for_somebody_and_not_for_too_many() {
 
 #[test]
 fn signals_do_not_end_a_wait() {
-    alone(|| {
-        let shared = Shared::memfd();
-        let bytes = shared.bytes();
-        let event = Event::create(bytes, 0, Reset::Auto).unwrap();
-        let semaphore = Semaphore::create(bytes, 64, 0).unwrap();
-        let barrier = Barrier::create(bytes, 128, 2).unwrap();
+    let shared = Shared::memfd();
+    let bytes = shared.bytes();
+    let event = Event::create(bytes, 0, Reset::Auto).unwrap();
+    let semaphore = Semaphore::create(bytes, 64, 0).unwrap();
+    let barrier = Barrier::create(bytes, 128, 2).unwrap();
+    // It has one thread, which gets them all.
+    let mut waiter = Peer::fork(|link| -> Result<[u8; 0]> {
         surroundings::storm_of_signals(200).unwrap();
         let waits: [&dyn Fn(Deadline) -> bool; 3] = [
             &|deadline| has_timed_out(event.wait_until(deadline)),
@@ -422,14 +422,15 @@ fn signals_do_not_end_a_wait() {
             assert!(wait(deadline));
             assert!(deadline.has_passed());
         }
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                std::thread::sleep(Duration::from_millis(20));
-                event.set().unwrap();
-            });
-            event.wait().unwrap();
-        });
-    });
+        link.send("timed out").unwrap();
+        event.wait()?;
+        Ok([])
+    })
+    .unwrap();
+    assert_eq!(waiter.receive().unwrap(), b"timed out");
+    std::thread::sleep(Duration::from_millis(20));
+    event.set().unwrap();
+    end(waiter);
 }
 
 #[test]

@@ -217,9 +217,8 @@ unsafe fn pthread_mutex_timedlock_by_slices(
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let end = now.unwrap_or_default() + slice;
         let abstime = libc::timespec {
-            tv_sec: end.as_secs().try_into().unwrap_or(libc::time_t::MAX),
-            // Below 10⁹, which every width of it holds.
-            tv_nsec: narrow(end.subsec_nanos().into(), 0),
+            tv_sec: narrow(end.as_secs().try_into().unwrap_or(i64::MAX)),
+            tv_nsec: narrow(end.subsec_nanos().into()),
         };
         // SAFETY: a live mutex, as promised to us; `abstime` lives through the
         // call.
@@ -279,16 +278,15 @@ pub(crate) unsafe fn pthread_mutex_consistent(
 fn timespec(deadline: Deadline) -> libc::timespec {
     let point = deadline.timespec();
     libc::timespec {
-        // A narrow `time_t` ends in 2038; monotonic clocks do not get there.
-        tv_sec: narrow(point.tv_sec, libc::time_t::MAX),
-        // Below 10⁹, which every width of it holds.
-        tv_nsec: narrow(point.tv_nsec, 0),
+        tv_sec: narrow(point.tv_sec),
+        tv_nsec: narrow(point.tv_nsec),
     }
 }
 
-/// To whatever width the platform has there.
-fn narrow<T: TryFrom<i64>>(number: i64, otherwise: T) -> T {
-    T::try_from(number).unwrap_or(otherwise)
+/// To whatever width the platform has there. All have room for nanoseconds; one
+/// of 32 bits ends after 68 years, which a monotonic clock does not get to.
+fn narrow<T: TryFrom<i64> + From<i32>>(number: i64) -> T {
+    T::try_from(number).unwrap_or(T::from(i32::MAX))
 }
 
 #[cfg(test)]

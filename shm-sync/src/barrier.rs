@@ -30,7 +30,7 @@ const NAP: Duration = Duration::from_secs(1);
 /// | while it | the others |
 /// |---|---|
 /// | has not arrived | wait to the first deadline, and find the barrier broken |
-/// | arrives, at any step | as before or as after |
+/// | arrives, at any step | as before or as after; if it was the last, some pass a second late |
 /// | waits | go on when all are there; it has arrived, and is missed next time |
 ///
 /// Take on another in the place of a killed one only after a `reset`: in the

@@ -48,6 +48,16 @@ pub enum Error {
     Busy(OsError),
     /// The socket is not ready, or its time-out passed (`EAGAIN`).
     WouldBlock(OsError),
+    /// The deadline passed first (`ETIMEDOUT`).
+    TimedOut(OsError),
+    /// This thread holds the lock already, and would wait for itself
+    /// (`EDEADLK`).
+    Deadlock(OsError),
+    /// An owner of the lock died, and whoever took it over gave it up without
+    /// a repair; nobody gets it any more (`ENOTRECOVERABLE`).
+    NotRecoverable(OsError),
+    /// Another participant gave up, so that none can go on (`ECANCELED`).
+    Broken(OsError),
     /// The peer is gone: the socket is closed at its end (`EPIPE`,
     /// `ECONNRESET`, or the end of the stream).
     Disconnected(OsError),
@@ -120,6 +130,18 @@ pub enum Error {
         object: Object,
         /// The kind needed.
         expected: &'static str,
+    },
+    /// Shared bytes hold something else than what is opened, or were laid out
+    /// by another version, C library or kind of process.
+    Incompatible {
+        /// What was opened.
+        object: Object,
+        /// What differs.
+        what: &'static str,
+        /// Its value here.
+        expected: u64,
+        /// Its value in the shared bytes.
+        found: u64,
     },
     /// Descriptors were lost on their way here, or more came than the caller
     /// takes; those that did arrive were closed.
@@ -224,6 +246,10 @@ impl Error {
             | Error::OutOfMemory(os)
             | Error::Busy(os)
             | Error::WouldBlock(os)
+            | Error::TimedOut(os)
+            | Error::Deadlock(os)
+            | Error::NotRecoverable(os)
+            | Error::Broken(os)
             | Error::Disconnected(os)
             | Error::NoSpace { os, .. }
             | Error::Unsupported { os: Some(os), .. }
@@ -240,6 +266,7 @@ impl Error {
             | Error::WrongDescriptorCount { .. }
             | Error::MessageTruncated { .. }
             | Error::MissingSeals { .. }
+            | Error::Incompatible { .. }
             | Error::WrongKind { .. } => io::ErrorKind::InvalidData,
             _ => match self.raw_os_error() {
                 Some(errno) => io::Error::from_raw_os_error(errno).kind(),
@@ -270,6 +297,9 @@ impl From<OsError> for Error {
             libc::ENOMEM => Error::OutOfMemory(os),
             libc::EBUSY => Error::Busy(os),
             libc::EAGAIN => Error::WouldBlock(os),
+            libc::ETIMEDOUT => Error::TimedOut(os),
+            libc::EDEADLK => Error::Deadlock(os),
+            libc::ENOTRECOVERABLE => Error::NotRecoverable(os),
             libc::EPIPE | libc::ECONNRESET => Error::Disconnected(os),
             libc::ENOSYS => Error::Unsupported {
                 what: "this kernel does not have the call",
@@ -327,6 +357,11 @@ impl fmt::Display for Error {
                 "cannot trust {object}: it lacks {}",
                 Seals(required & !present)
             ),
+            Error::Incompatible { object, what, expected, found } => write!(
+                f,
+                "cannot open {object}: its {what} is {found:#x}, and here \
+                 {expected:#x}"
+            ),
             Error::WrongKind { object, expected } => {
                 write!(f, "cannot use {object}: it is no {expected}")
             }
@@ -367,6 +402,10 @@ impl fmt::Display for Error {
             | Error::OutOfMemory(os)
             | Error::Busy(os)
             | Error::WouldBlock(os)
+            | Error::TimedOut(os)
+            | Error::Deadlock(os)
+            | Error::NotRecoverable(os)
+            | Error::Broken(os)
             | Error::Disconnected(os)
             | Error::Os(os) => os.fmt(f),
         }
@@ -455,6 +494,10 @@ mod tests {
         assert!(matches!(sorted(libc::ENOMEM), Error::OutOfMemory(_)));
         assert!(matches!(sorted(libc::EBUSY), Error::Busy(_)));
         assert!(matches!(sorted(libc::EAGAIN), Error::WouldBlock(_)));
+        assert!(matches!(sorted(libc::ETIMEDOUT), Error::TimedOut(_)));
+        assert!(matches!(sorted(libc::EDEADLK), Error::Deadlock(_)));
+        let given_up = sorted(libc::ENOTRECOVERABLE);
+        assert!(matches!(given_up, Error::NotRecoverable(_)));
         assert!(matches!(sorted(libc::EPIPE), Error::Disconnected(_)));
         assert!(matches!(sorted(libc::ENOSYS), Error::Unsupported { .. }));
         assert!(matches!(sorted(libc::EXDEV), Error::Os(_)));
@@ -501,6 +544,21 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "cannot trust fd 5: it lacks F_SEAL_SHRINK|F_SEAL_WRITE"
+        );
+    }
+
+    #[test]
+    fn something_incompatible_is_told_with_both_values() {
+        let error = Error::Incompatible {
+            object: Object::At { what: "mutex", offset: 64 },
+            what: "version",
+            expected: 1,
+            found: 0x20,
+        };
+        assert_eq!(
+            error.to_string(),
+            "cannot open the mutex at offset 64: its version is 0x20, and \
+             here 0x1"
         );
     }
 

@@ -3,6 +3,7 @@
 //! | bytes | how |
 //! |---|---|
 //! | 1, 2, 4, 8, 16 | one load and one store; inline where `len` is a constant |
+//! | 32, 64 | out of or into private memory: by 16 bytes; inline where `len` is a constant |
 //! | up to 256 | all loads, then all stores: one half counts from the start, the other back from the end, and they meet or overlap |
 //! | more | the same for 64 bytes at each end; in between, blocks of 64 that start on a cache line of the destination |
 //!
@@ -28,7 +29,13 @@ static AVX: AtomicBool = AtomicBool::new(cfg!(target_feature = "avx"));
 macro_rules! by_word {
     ($word:ident, $src:ident, $dst:ident, $len:ident) => {
         match $len {
-            // Named, so that it is tested first. SAFETY: 1. to 3. are promised
+            // The sizes of half a cache line and a whole one, which records
+            // have: a call would take as long as the copy.
+            // SAFETY: 1. to 3. are promised to us. 4. is the pattern.
+            64 => unsafe { $word::<[__m128i; 4]>($src, $dst) },
+            // SAFETY: as for 64.
+            32 => unsafe { $word::<[__m128i; 2]>($src, $dst) },
+            // Named, so that it is tested early. SAFETY: 1. to 3. are promised
             // to us; private memory may be accessed as if it were shared.
             17.. => unsafe { transfer($src, $dst, $len) },
             // SAFETY: 1. to 3. are promised to us. 4. is the pattern.
@@ -275,6 +282,30 @@ words! {
 #[cfg(target_feature = "avx")]
 words! {
     __m128i: xmm_reg, "vmovdqu {value}, [{from}]", "vmovdqu [{to}], {value}";
+}
+
+/// Several, which are all loaded before any is stored.
+impl<const N: usize> Word for [__m128i; N] {
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> Self {
+        std::array::from_fn(
+            #[inline(always)]
+            |index| {
+                let from = from.wrapping_add(index * size_of::<__m128i>());
+                // SAFETY: 1. and 2. are our 1. and 2., of which it is a part.
+                unsafe { __m128i::load(from) }
+            },
+        )
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut u8) {
+        for (index, word) in self.into_iter().enumerate() {
+            let to = to.wrapping_add(index * size_of::<__m128i>());
+            // SAFETY: 1. and 2. are our 1. and 2., of which it is a part.
+            unsafe { word.store(to) };
+        }
+    }
 }
 
 /// [`read`] for one word.

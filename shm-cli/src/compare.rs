@@ -27,7 +27,7 @@ use shm_common::Size;
 
 use crate::interrupts::{Interrupted, Interrupts};
 use crate::{Failure, complain};
-use kind::Mechanism;
+use kind::{Kind, Mechanism, for_kind};
 use pair::{Pair, Work};
 use payload::Payload;
 use progress::Progress;
@@ -70,6 +70,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             rounds: arguments.rounds,
         };
         progress.begin(mechanism);
+        if let Some(reason) = for_kind!(mechanism, K => K::unavailable()) {
+            let bytes = payload.size().bytes();
+            outcomes.push(Outcome::unavailable(mechanism, bytes, reason));
+            continue;
+        }
         let outcome = compare(&work, &mut progress, &interrupts);
         if let Err(error) = &outcome
             && error.is::<Interrupted>()

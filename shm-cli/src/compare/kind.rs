@@ -1,5 +1,6 @@
 //! The mechanisms that are compared, and what is done differently for each.
 
+mod dmabuf;
 mod memfd;
 mod posix;
 mod sysv;
@@ -13,6 +14,7 @@ use shm_common::{AsSharedBytes, ReadWrite, Size};
 use super::turns::Gone;
 use crate::Failure;
 
+pub(crate) use dmabuf::Dmabuf;
 pub(crate) use memfd::Memfd;
 pub(crate) use posix::Posix;
 pub(crate) use sysv::Sysv;
@@ -23,6 +25,7 @@ pub(crate) enum Mechanism {
     Sysv,
     Posix,
     Memfd,
+    Dmabuf,
 }
 
 /// Calls a function that is generic over [`Kind`] for a [`Mechanism`].
@@ -41,19 +44,25 @@ macro_rules! for_kind {
                 type $Kind = $crate::compare::kind::Memfd;
                 $call
             }
+            $crate::compare::kind::Mechanism::Dmabuf => {
+                type $Kind = $crate::compare::kind::Dmabuf;
+                $call
+            }
         }
     };
 }
 pub(crate) use for_kind;
 
 impl Mechanism {
-    pub(crate) const ALL: [Self; 3] = [Self::Sysv, Self::Posix, Self::Memfd];
+    pub(crate) const ALL: [Self; 4] =
+        [Self::Sysv, Self::Posix, Self::Memfd, Self::Dmabuf];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Sysv => "sysv",
             Self::Posix => "posix",
             Self::Memfd => "memfd",
+            Self::Dmabuf => "dmabuf",
         }
     }
 }
@@ -64,6 +73,10 @@ pub(crate) trait Kind {
     type Segment;
     type Mapping: AsSharedBytes<Access = ReadWrite>;
 
+    /// Why this machine, or this user, does not have it; none: it does.
+    fn unavailable() -> Option<String> {
+        None
+    }
     /// `label` is what the segment is called, where it is called something.
     fn create(label: &str, size: Size) -> shm_common::Result<Self::Segment>;
     fn map(segment: &Self::Segment) -> shm_common::Result<Self::Mapping>;

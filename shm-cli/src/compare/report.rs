@@ -24,6 +24,10 @@ pub(crate) struct Report {
 #[derive(Serialize, Default)]
 pub(crate) struct Outcome {
     pub(crate) name: &'static str,
+    /// Whether this machine has the mechanism, for this user; if not, nothing
+    /// was tried.
+    pub(crate) available: bool,
+    pub(crate) unavailable_because: Option<String>,
     pub(crate) payload_bytes: usize,
     /// Every byte came back as it was sent, and the checksums are the same.
     pub(crate) verified: bool,
@@ -56,6 +60,8 @@ impl Outcome {
         let differs = "the checksums of the two processes differ";
         Self {
             name: mechanism.name(),
+            available: true,
+            unavailable_because: None,
             payload_bytes,
             verified,
             checksum_sent: Some(hexadecimal(sent.checksum)),
@@ -81,7 +87,17 @@ impl Outcome {
         error: String,
     ) -> Self {
         let (name, error) = (mechanism.name(), Some(error));
-        Self { name, payload_bytes, error, ..Self::default() }
+        let available = true;
+        Self { name, available, payload_bytes, error, ..Self::default() }
+    }
+
+    pub(crate) fn unavailable(
+        mechanism: Mechanism,
+        payload_bytes: usize,
+        reason: String,
+    ) -> Self {
+        let (name, unavailable_because) = (mechanism.name(), Some(reason));
+        Self { name, unavailable_because, payload_bytes, ..Self::default() }
     }
 }
 
@@ -188,6 +204,22 @@ mod tests {
         assert_eq!(json["mechanisms"][0]["verified"], false);
         assert_eq!(json["mechanisms"][0]["error"], "no room");
         assert!(json["mechanisms"][0]["transfer_ns"].is_null());
+    }
+
+    #[test]
+    fn what_a_machine_does_not_have_is_no_failure() {
+        let reason = "there is no /dev/dma_heap".to_owned();
+        let report =
+            report(vec![Outcome::unavailable(Mechanism::Dmabuf, 7, reason)]);
+        assert_eq!(report.complaint(), None);
+        assert!(report.to_table(None).contains("not here: there is no /dev"));
+        let json = report.to_json().unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let dmabuf = &json["mechanisms"][0];
+        assert_eq!(dmabuf["available"], false);
+        assert_eq!(dmabuf["unavailable_because"], "there is no /dev/dma_heap");
+        assert_eq!(dmabuf["verified"], false);
+        assert!(dmabuf["error"].is_null());
     }
 
     #[test]

@@ -25,10 +25,14 @@ impl Report {
             let cells = self.mechanisms.iter().map(cell);
             table.add_row(std::iter::once(title.to_owned()).chain(cells));
         };
-        row("every byte checked", &|o| match &o.error {
-            None => "yes".into(),
-            Some(error) => format!("NO: {error}"),
-        });
+        row(
+            "every byte checked",
+            &|o| match (&o.error, &o.unavailable_because) {
+                (Some(error), _) => format!("NO: {error}"),
+                (None, Some(reason)) => format!("not here: {reason}"),
+                (None, None) => "yes".into(),
+            },
+        );
         row("set-up", &|o| time(o.set_up_ns));
         row("map", &|o| time(o.map_ns));
         row("first touch of all pages", &|o| time(o.first_touch_ns));
@@ -62,7 +66,7 @@ impl Report {
              Transfer: copied in, handed over, copied out, answered; median \
              of {}.\n\
              Hand-over: one word, one way, {} times there and back.\n\
-             memfd: only who may look into a process finds it there.\n",
+             memfd, dmabuf: only who may look into a process finds it there.\n",
             self.transfers, self.rounds
         )
     }

@@ -109,7 +109,7 @@ fn is_of(target: &str, label: &str) -> bool {
     target.strip_suffix(" (deleted)").unwrap_or(target) == label
 }
 
-fn gone(error: Error) -> Failure {
+pub(super) fn gone(error: Error) -> Failure {
     match error {
         Error::Disconnected(_) => Gone.into(),
         error => error.into(),

@@ -9,14 +9,14 @@ use nix::sys::signal::{SigSet, Signal};
 use shm_common::{AsSharedBytes, Error, Size};
 
 use crate::mechanism::Mechanism;
-use crate::pieces::sizes;
+use crate::pieces::{odd, sizes};
 use crate::{Place, Shared, child, join, page};
 
 pub(crate) fn the_length_is_as_asked_for_and_the_mapping_whole_pages<
     M: Mechanism,
 >() {
     assert!(matches!(Size::new(0), Err(Error::InvalidSize { .. })));
-    for size in sizes() {
+    for size in sizes::<M>() {
         let whole = size.div_ceil(page()) * page();
         let shared = Shared::<M>::new(size);
         let check = |mapping: &M::Mapping| {
@@ -35,7 +35,7 @@ pub(crate) fn the_length_is_as_asked_for_and_the_mapping_whole_pages<
 }
 
 pub(crate) fn fresh_contents_are_zero<M: Mechanism>() {
-    for size in sizes() {
+    for size in sizes::<M>() {
         // The kernel may well give the second one the first one's pages.
         for _ in 0..2 {
             let shared = Shared::<M>::new(size);
@@ -92,9 +92,9 @@ fn mapped_now() -> u64 {
 pub(crate) fn an_existing_segment_is_untouched_by_another_create<
     M: Mechanism,
 >() {
-    let shared = Shared::<M>::new(page() + 1);
+    let shared = Shared::<M>::new(odd::<M>());
     shared.map().as_shared_bytes().fill(7);
-    for size in [1, page() + 1, 9 * page()] {
+    for size in [1, odd::<M>(), 9 * page()] {
         let second = M::create(&shared.place.at, Size::new(size).unwrap());
         if M::EXCLUSIVE {
             let error = second.map(drop).unwrap_err();
@@ -105,5 +105,5 @@ pub(crate) fn an_existing_segment_is_untouched_by_another_create<
         }
     }
     let found = shared.open();
-    assert_eq!(found.as_shared_bytes().to_vec(), [7].repeat(page() + 1));
+    assert_eq!(found.as_shared_bytes().to_vec(), [7].repeat(odd::<M>()));
 }

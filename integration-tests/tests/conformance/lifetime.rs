@@ -6,10 +6,11 @@ use integration_tests::peer::{DEADLINE, JoinError};
 use shm_common::{AsSharedBytes, Size};
 
 use crate::mechanism::Mechanism;
+use crate::pieces::odd;
 use crate::{Place, Shared, child, hear, join, page, panic_quietly};
 
 pub(crate) fn a_mapping_outlives_its_handle<M: Mechanism>() {
-    let shared = Shared::<M>::new(page() + 1);
+    let shared = Shared::<M>::new(odd::<M>());
     let other = child(|link| {
         let mapping = shared.open();
         link.send("mapped").unwrap();
@@ -34,7 +35,7 @@ pub(crate) fn a_mapping_outlives_its_handle<M: Mechanism>() {
 pub(crate) fn contents_survive_the_exit_of_their_creator<M: Mechanism>() {
     let place = Place::<M>::new();
     join(child(|_| {
-        let size = Size::new(page() + 1).unwrap();
+        let size = Size::new(odd::<M>()).unwrap();
         let mut segment = M::create(&place.at, size).unwrap();
         let mapping = M::map(&segment).unwrap();
         mapping.as_shared_bytes().fill(7);
@@ -44,7 +45,7 @@ pub(crate) fn contents_survive_the_exit_of_their_creator<M: Mechanism>() {
     join(child(|_| {
         let mapping = M::open(&place.at).unwrap();
         let found = mapping.as_shared_bytes().to_vec();
-        assert_eq!(found, [7].repeat(page() + 1));
+        assert_eq!(found, [7].repeat(odd::<M>()));
     }));
 }
 

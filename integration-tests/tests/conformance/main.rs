@@ -14,13 +14,15 @@ mod strangers;
 
 use std::convert::Infallible;
 use std::panic::resume_unwind;
+use std::process::ExitCode;
 use std::thread;
 use std::time::Instant;
 
 use integration_tests::alone::alone_as_root;
 use integration_tests::peer::{DEADLINE, Link, Peer};
 use integration_tests::program::Program;
-use mechanism::{Mechanism, Memfd, Posix, SysV};
+use libtest_mimic::{Arguments, Completion, Trial};
+use mechanism::{Dmabuf, Mechanism, Memfd, Posix, SysV};
 use shm_common::{PageSize, Size};
 
 /// A segment that others find at its place, removed at the end of the test
@@ -114,30 +116,34 @@ fn panic_quietly() -> ! {
 }
 
 macro_rules! conformance {
-    ($($module:ident for $mechanism:ident,)*) => {$(
-        mod $module {
+    ($($module:ident for $mechanism:ident: $($extra:ident::$more:ident)*;)*) => {
+        $(mod $module {
             use super::*;
 
-            tests! { $mechanism:
-                sharing::what_the_parent_writes_the_child_reads
-                sharing::what_the_child_writes_the_parent_reads
-                sharing::two_children_see_each_others_writes
-                sharing::an_atomic_counter_loses_nothing
-                sharing::random_writes_of_a_child_are_read_identically
-                sharing::a_read_only_child_reads_and_cannot_write
-                creation::the_length_is_as_asked_for_and_the_mapping_whole_pages
-                creation::fresh_contents_are_zero
-                creation::a_failed_create_leaves_nothing
-                creation::an_existing_segment_is_untouched_by_another_create
-                lifetime::a_mapping_outlives_its_handle
-                lifetime::contents_survive_the_exit_of_their_creator
-                lifetime::removal_leaves_the_bytes_to_those_who_have_them
-                lifetime::dropping_what_create_returned_removes_it
-                lifetime::an_unwinding_panic_removes_it
-                lifetime::a_child_that_ends_removes_nothing_of_its_parents
+            pub(super) fn trials() -> Vec<Trial> {
+                tests! { $mechanism:
+                    sharing::what_the_parent_writes_the_child_reads
+                    sharing::what_the_child_writes_the_parent_reads
+                    sharing::two_children_see_each_others_writes
+                    sharing::an_atomic_counter_loses_nothing
+                    sharing::random_writes_of_a_child_are_read_identically
+                    sharing::a_read_only_child_reads_and_cannot_write
+                    creation::the_length_is_as_asked_for_and_the_mapping_whole_pages
+                    creation::fresh_contents_are_zero
+                    creation::an_existing_segment_is_untouched_by_another_create
+                    lifetime::a_mapping_outlives_its_handle
+                    lifetime::contents_survive_the_exit_of_their_creator
+                    lifetime::removal_leaves_the_bytes_to_those_who_have_them
+                    lifetime::dropping_what_create_returned_removes_it
+                    lifetime::an_unwinding_panic_removes_it
+                    lifetime::a_child_that_ends_removes_nothing_of_its_parents
+                    $($extra::$more)*;
+                    // They know themselves by their names.
+                    a_separate_program_finds_it_by_what_it_is_told
+                    another_user_may_do_what_the_mode_allows
+                }
             }
 
-            #[test]
             fn a_separate_program_finds_it_by_what_it_is_told() {
                 let program = Program::here(|link, descriptors| {
                     strangers::answer::<$mechanism>(link, descriptors);
@@ -148,7 +154,6 @@ macro_rules! conformance {
                 >(&program);
             }
 
-            #[test]
             fn another_user_may_do_what_the_mode_allows() {
                 alone_as_root(|| {
                     strangers::another_user_may_do_what_the_mode_allows::<
@@ -156,21 +161,49 @@ macro_rules! conformance {
                     >();
                 });
             }
+        })*
+
+        fn main() -> ExitCode {
+            let tests = [$($module::trials()),*];
+            let arguments = Arguments::from_args();
+            let tests = tests.into_iter().flatten().collect();
+            libtest_mimic::run(&arguments, tests).exit_code()
         }
-    )*};
+    };
 }
 
 macro_rules! tests {
-    ($mechanism:ident: $($file:ident::$test:ident)*) => {$(
-        #[test]
-        fn $test() {
-            $file::$test::<$mechanism>();
+    ($mechanism:ident: $($file:ident::$test:ident)*; $($own:ident)*) => {
+        vec![
+            $(trial::<$mechanism>(
+                concat!(module_path!(), "::", stringify!($test)),
+                $file::$test::<$mechanism>,
+            ),)*
+            $(trial::<$mechanism>(
+                concat!(module_path!(), "::", stringify!($own)),
+                $own,
+            ),)*
+        ]
+    };
+}
+
+/// A test, which is ignored where the mechanism is not to be had.
+fn trial<M: Mechanism>(path: &str, test: fn()) -> Trial {
+    // As the harness that comes with Rust calls it: without the program.
+    let name = path.split_once("::").map_or(path, |(_, name)| name);
+    Trial::ignorable_test(name, move || match M::unavailable() {
+        Some(reason) => Ok(Completion::ignored_with(reason)),
+        None => {
+            test();
+            Ok(Completion::Completed)
         }
-    )*};
+    })
 }
 
 conformance! {
-    sysv for SysV,
-    posix for Posix,
-    memfd for Memfd,
+    sysv for SysV: creation::a_failed_create_leaves_nothing;
+    posix for Posix: creation::a_failed_create_leaves_nothing;
+    memfd for Memfd: creation::a_failed_create_leaves_nothing;
+    // No limit of a process makes a driver fail: shm-dmabuf tests what does.
+    dmabuf for Dmabuf:;
 }

@@ -1,8 +1,9 @@
 //! What the suite needs of a mechanism, and how each one gives it.
 //!
-//! Processes meet at a *place*: a key, a name, or for a memfd, which nothing
-//! finds, a socket with a descriptor in it.
+//! Processes meet at a *place*: a key, a name, or for a memfd and a dma-buf,
+//! which nothing finds, a socket with a descriptor in it.
 
+mod dmabuf;
 mod memfd;
 mod posix;
 mod sysv;
@@ -11,7 +12,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use shm_common::{AsSharedBytes, Error, ReadOnly, ReadWrite, Result, Size};
 
-pub(crate) use self::memfd::Memfd;
+pub(crate) use self::dmabuf::Dmabuf;
+pub(crate) use self::memfd::{Memfd, Socket};
 pub(crate) use self::posix::Posix;
 pub(crate) use self::sysv::SysV;
 
@@ -27,6 +29,14 @@ pub(crate) trait Mechanism {
     /// Whether only one segment can be at a place.
     const EXCLUSIVE: bool;
 
+    /// Why this machine, or this user, does not have it; none: it does.
+    fn unavailable() -> Option<String> {
+        None
+    }
+    /// What others find of a segment that was created with that many bytes.
+    fn length(bytes: usize) -> usize {
+        bytes
+    }
     /// A place that nobody else uses.
     fn place() -> Self::Place;
     fn create(place: &Self::Place, size: Size) -> Result<Self::Segment>;

@@ -5,12 +5,19 @@ use std::ops::Range;
 
 use shm_common::{Access, SharedBytes};
 
+use crate::mechanism::Mechanism;
 use crate::page;
 
-/// Lengths of segments: from one byte to some pages, and no multiples of one.
-pub(crate) fn sizes() -> [usize; 6] {
+/// Lengths of segments: from one byte to some pages, and no multiples of one,
+/// where the mechanism has such.
+pub(crate) fn sizes<M: Mechanism>() -> [usize; 6] {
     let page = page();
-    [1, 2, page - 1, page, page + 1, 3 * page - 5]
+    [1, 2, page - 1, page, page + 1, 3 * page - 5].map(M::length)
+}
+
+/// A length of more than a page.
+pub(crate) fn odd<M: Mechanism>() -> usize {
+    M::length(page() + 1)
 }
 
 /// The parts of a segment of `len` bytes, as far as it has them.

@@ -12,11 +12,11 @@ use proptest::test_runner::{Config, TestRunner};
 use shm_common::AsSharedBytes;
 
 use crate::mechanism::Mechanism;
-use crate::pieces::{Model, pieces, sizes};
+use crate::pieces::{Model, odd, pieces, sizes};
 use crate::{Shared, child, hear, join, page, wait_for};
 
 pub(crate) fn what_the_parent_writes_the_child_reads<M: Mechanism>() {
-    for size in sizes() {
+    for size in sizes::<M>() {
         let shared = Shared::<M>::new(size);
         let mut reader = child(|link| {
             let mapping = shared.open();
@@ -41,7 +41,7 @@ pub(crate) fn what_the_parent_writes_the_child_reads<M: Mechanism>() {
 }
 
 pub(crate) fn what_the_child_writes_the_parent_reads<M: Mechanism>() {
-    for size in sizes() {
+    for size in sizes::<M>() {
         let shared = Shared::<M>::new(size);
         let mut writer = child(|link| {
             let mapping = shared.open();
@@ -151,7 +151,7 @@ pub(crate) fn random_writes_of_a_child_are_read_identically<M: Mechanism>() {
 
 /// A store through the view does not compile; one around it is a signal.
 pub(crate) fn a_read_only_child_reads_and_cannot_write<M: Mechanism>() {
-    let shared = Shared::<M>::new(page() + 1);
+    let shared = Shared::<M>::new(odd::<M>());
     let mapping = shared.map();
     mapping.as_shared_bytes().fill(7);
     for offset in [0, page()] {

@@ -8,12 +8,13 @@ use nix::sys::stat::{Mode, umask};
 use shm_common::{AsSharedBytes, Error, Result, Size};
 
 use crate::mechanism::Mechanism;
+use crate::pieces::odd;
 use crate::{Infallible, Place, Shared, join, page};
 
 pub(crate) fn a_separate_program_finds_it_by_what_it_is_told<M: Mechanism>(
     program: &Program,
 ) {
-    let shared = Shared::<M>::new(page() + 1);
+    let shared = Shared::<M>::new(odd::<M>());
     let mapping = shared.map();
     mapping.as_shared_bytes().set(page() - 3, *b"ping").unwrap();
     let (words, descriptors) = M::tell(&shared.place.at);
@@ -29,7 +30,7 @@ pub(crate) fn answer<M: Mechanism>(link: &Link, descriptors: Vec<OwnedFd>) {
     let place = M::told(&words, descriptors);
     let mapping = M::open(&place).unwrap();
     let bytes = mapping.as_shared_bytes();
-    assert_eq!(bytes.len(), page() + 1);
+    assert_eq!(bytes.len(), odd::<M>());
     assert_eq!(bytes.get(page() - 3), Ok(*b"ping"));
     bytes.set(page() - 3, *b"pong").unwrap();
     let read_only = M::open_read_only(&place).unwrap();

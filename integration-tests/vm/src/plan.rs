@@ -36,12 +36,17 @@ enum Need {
 }
 
 /// The tests that are ignored where the kernel lacks something: those of a
-/// whole program, or one of it.
+/// whole program, or those whose names begin so.
 const NEEDS: &[(&str, Option<&str>, Need)] = &[
     (
         "shm-dmabuf/segment",
         None,
         Need::Options(&["CONFIG_UDMABUF", "CONFIG_DMABUF_HEAPS_SYSTEM"]),
+    ),
+    (
+        "integration-tests/conformance",
+        Some("dmabuf::"),
+        Need::Options(&["CONFIG_DMABUF_HEAPS_SYSTEM"]),
     ),
     (
         "vm/system",
@@ -87,7 +92,7 @@ pub fn left_out_tests(
 /// What a test that is started must do on a kernel.
 pub fn expected(program: &str, test: &str, kernel: &Kernel) -> Expected {
     let needed = NEEDS.iter().find(|(of, only, _)| {
-        *of == program && only.is_none_or(|only| only == test)
+        *of == program && only.is_none_or(|only| test.starts_with(only))
     });
     let Some((_, _, need)) = needed else { return Expected::Pass };
     match need.is_met_by(kernel) {

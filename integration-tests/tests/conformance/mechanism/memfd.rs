@@ -4,6 +4,7 @@ use std::fs;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::str::FromStr;
 
 use integration_tests::leaks;
 use integration_tests::peer::DEADLINE;
@@ -17,29 +18,65 @@ pub(crate) enum Memfd {}
 /// A socket in which a descriptor lies: who opens the segment takes it out, and
 /// puts it back for the next one.
 pub(crate) struct Socket {
-    label: shm_memfd::Label,
+    label: String,
     into: UnixStream,
     out_of: UnixStream,
 }
 
 impl Socket {
-    fn put(&self, fd: impl AsFd) -> Result<()> {
+    /// A segment called `label` is to lie in it.
+    pub(super) fn new(label: String) -> Self {
+        let (into, out_of) = UnixStream::pair().unwrap();
+        out_of.set_read_timeout(Some(DEADLINE)).unwrap();
+        Self { label, into, out_of }
+    }
+
+    pub(super) fn label<L: FromStr<Err = Error>>(&self) -> Result<L> {
+        self.label.parse()
+    }
+
+    /// Whether this process has what the kernel calls by that and the label, as
+    /// a descriptor or a mapping.
+    pub(super) fn is_held(&self, prefix: &str) -> bool {
+        let file = format!("{prefix}{}", self.label);
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let mut descriptors = fs::read_dir("/proc/self/fd").unwrap();
+        maps.contains(&file)
+            || descriptors.any(|entry| {
+                let target = fs::read_link(entry.unwrap().path());
+                // What another thread has closed meanwhile leads nowhere.
+                let target = target.unwrap_or_default();
+                target.to_string_lossy().contains(&file)
+            })
+    }
+
+    pub(super) fn tell(&self) -> (String, Vec<BorrowedFd<'_>>) {
+        (self.label.clone(), vec![self.into.as_fd(), self.out_of.as_fd()])
+    }
+
+    pub(super) fn told(words: &str, descriptors: Vec<OwnedFd>) -> Self {
+        let [into, out_of] = descriptors.try_into().unwrap();
+        let (into, out_of) = (UnixStream::from(into), out_of.into());
+        Self { label: words.to_owned(), into, out_of }
+    }
+
+    pub(super) fn put(&self, fd: impl AsFd) -> Result<()> {
         transfer::send(&self.into, b"!", &[fd.as_fd()])
     }
 
-    fn take(&self) -> Result<OwnedFd> {
+    pub(super) fn take(&self) -> Result<OwnedFd> {
         let message = transfer::receive(&self.out_of, &mut [0], 1)?;
         let [fd] = message.into_descriptors()?;
         Ok(fd)
     }
 
-    fn copy(&self) -> Result<OwnedFd> {
+    pub(super) fn copy(&self) -> Result<OwnedFd> {
         let fd = self.take()?;
         self.put(&fd)?;
         Ok(fd)
     }
 
-    fn close(&self) {
+    pub(super) fn close(&self) {
         let _ = self.into.shutdown(Shutdown::Both);
     }
 }
@@ -54,14 +91,11 @@ impl Mechanism for Memfd {
     const EXCLUSIVE: bool = false;
 
     fn place() -> Self::Place {
-        let label = leaks::unique_name("conformance");
-        let (into, out_of) = UnixStream::pair().unwrap();
-        out_of.set_read_timeout(Some(DEADLINE)).unwrap();
-        Socket { label: label.parse().unwrap(), into, out_of }
+        Socket::new(leaks::unique_name("conformance"))
     }
 
     fn create(place: &Self::Place, size: Size) -> Result<Self::Segment> {
-        shm_memfd::Segment::create(&place.label, size)
+        shm_memfd::Segment::create(&place.label()?, size)
     }
 
     fn create_with_mode(
@@ -69,7 +103,9 @@ impl Mechanism for Memfd {
         size: Size,
         mode: u32,
     ) -> Result<Self::Segment> {
-        shm_memfd::SegmentOptions::new().mode(mode).create(&place.label, size)
+        shm_memfd::SegmentOptions::new()
+            .mode(mode)
+            .create(&place.label()?, size)
     }
 
     fn offer(place: &Self::Place, segment: &Self::Segment) -> Result<()> {
@@ -105,27 +141,15 @@ impl Mechanism for Memfd {
     }
 
     fn is_there(place: &Self::Place) -> bool {
-        let file = format!("/memfd:{}", place.label);
-        let maps = fs::read_to_string("/proc/self/maps").unwrap();
-        let mut descriptors = fs::read_dir("/proc/self/fd").unwrap();
-        maps.contains(&file)
-            || descriptors.any(|entry| {
-                let target = fs::read_link(entry.unwrap().path());
-                // What another thread has closed meanwhile leads nowhere.
-                let target = target.unwrap_or_default();
-                target.to_string_lossy().contains(&file)
-            })
+        place.is_held("/memfd:")
     }
 
     fn tell(place: &Self::Place) -> (String, Vec<BorrowedFd<'_>>) {
-        let label = place.label.as_c_str().to_str().unwrap().to_owned();
-        (label, vec![place.into.as_fd(), place.out_of.as_fd()])
+        place.tell()
     }
 
     fn told(words: &str, descriptors: Vec<OwnedFd>) -> Self::Place {
-        let [into, out_of] = descriptors.try_into().unwrap();
-        let (into, out_of) = (UnixStream::from(into), out_of.into());
-        Socket { label: words.parse().unwrap(), into, out_of }
+        Socket::told(words, descriptors)
     }
 
     fn len(mapping: &Self::Mapping) -> usize {

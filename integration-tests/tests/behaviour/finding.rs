@@ -11,8 +11,8 @@ use shm_posix::raw::shm_open;
 use shm_sysv::raw::shmget;
 
 use crate::kit::{
-    Memory, Posix, SIZE, SysV, ftruncate, link, maps_entry, memfd, reopen,
-    sysv_column,
+    Memory, Posix, SIZE, SysV, ftruncate, heap_buffer, link, maps_entry, memfd,
+    reopen, sysv_column,
 };
 use crate::table::{
     Chapter, Failure, Found, Row, always, either, in_child, outcome, probe,
@@ -67,7 +67,20 @@ pub const CHAPTER: Chapter = Chapter {
                     )
                 }
             ),
-            ..Row::REST
+            dmabuf: probe!(
+                always("/proc/PID/fd and /proc/PID/maps of its users"),
+                heap,
+                {
+                    let fd = heap_buffer(SIZE)?;
+                    let link = format!("/proc/self/fd/{}", number_of(&fd));
+                    let target = std::fs::read_link(link)?;
+                    either(
+                        target.to_string_lossy().starts_with("/dmabuf:"),
+                        "/proc/PID/fd and /proc/PID/maps of its users",
+                        &target.to_string_lossy(),
+                    )
+                }
+            ),
         },
         Row {
             question: "What /proc/self/maps calls it",
@@ -92,7 +105,12 @@ pub const CHAPTER: Chapter = Chapter {
                 let expected = "/memfd:shmtest-probe (deleted)";
                 either(entry == expected, "/memfd:LABEL (deleted)", &entry)
             }),
-            ..Row::REST
+            dmabuf: probe!(always("/dmabuf:NAME"), heap, {
+                let fd = heap_buffer(SIZE)?;
+                shm_dmabuf::raw::ioctl_dma_buf_set_name(fd.as_fd(), c"probe")?;
+                let entry = maps_entry(&Memory::map(fd, SIZE)?)?;
+                either(entry == "/dmabuf:probe", "/dmabuf:NAME", &entry)
+            }),
         },
         Row {
             question: "… if it was made nameless (O_TMPFILE) and linked later",

@@ -11,6 +11,7 @@ use libc::{PROT_READ, PROT_WRITE, off_t};
 use nix::errno::Errno;
 use nix::sys::signal::{SigHandler, Signal, signal};
 use shm_common::OsError;
+use shm_dmabuf::raw as dmabuf_raw;
 use shm_memfd::raw as memfd_raw;
 use shm_posix::raw as posix_raw;
 use shm_sysv::raw as sysv_raw;
@@ -114,6 +115,42 @@ pub fn sealed(size: usize, seals: c_int) -> Result<OwnedFd, OsError> {
     let fd = memfd(size)?;
     memfd_raw::fcntl_add_seals(fd.as_fd(), seals)?;
     Ok(fd)
+}
+
+/// A dma-buf of a heap, for reading and writing.
+pub fn heap_buffer(size: usize) -> std::io::Result<OwnedFd> {
+    heap_buffer_with(size, libc::O_RDWR)
+}
+
+pub fn heap_buffer_with(size: usize, flags: c_int) -> std::io::Result<OwnedFd> {
+    let heap = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/dma_heap/system")?;
+    let flags = (flags | libc::O_CLOEXEC).cast_unsigned();
+    let len = size as u64;
+    dmabuf_raw::ioctl_dma_heap_alloc(heap.as_fd(), len, flags, 0)
+        .map_err(|os| std::io::Error::from_raw_os_error(os.errno()))
+}
+
+/// A dma-buf of the pages of a memfd.
+pub fn udmabuf(
+    memfd: impl AsFd,
+    at: usize,
+    size: usize,
+) -> std::io::Result<OwnedFd> {
+    let device =
+        std::fs::File::options().read(true).write(true).open("/dev/udmabuf")?;
+    let flags = dmabuf_raw::UDMABUF_FLAGS_CLOEXEC;
+    let (at, size) = (at as u64, size as u64);
+    dmabuf_raw::ioctl_udmabuf_create(
+        device.as_fd(),
+        memfd.as_fd(),
+        flags,
+        at,
+        size,
+    )
+    .map_err(|os| std::io::Error::from_raw_os_error(os.errno()))
 }
 
 /// A mapping or an attachment, undone on drop.

@@ -10,7 +10,8 @@ use shm_posix::raw::flock;
 use shm_sysv::raw::{SHM_DEST, shmctl_ipc_stat};
 
 use crate::kit::{
-    Memory, Posix, SIZE, SysV, link, memfd, memfd_with, sysv_column,
+    Memory, Posix, SIZE, SysV, heap_buffer, link, memfd, memfd_with,
+    sysv_column,
 };
 use crate::table::{
     Chapter, Found, Row, always, either, in_child, outcome, probe,
@@ -30,7 +31,9 @@ pub const CHAPTER: Chapter = Chapter {
             memfd: probe!(always("is shared"), {
                 inherited(&Memory::map(memfd(SIZE)?, SIZE)?)
             }),
-            ..Row::REST
+            dmabuf: probe!(always("is shared"), heap, {
+                inherited(&Memory::map(heap_buffer(SIZE)?, SIZE)?)
+            }),
         },
         Row {
             question: "exec: a mapping",
@@ -45,7 +48,10 @@ pub const CHAPTER: Chapter = Chapter {
             memfd: probe!(always("is gone"), {
                 after_exec("/memfd:", || Memory::map(memfd(SIZE)?, SIZE))
             }),
-            ..Row::REST
+            dmabuf: probe!(always("is gone"), heap, {
+                let fd = heap_buffer(SIZE)?;
+                after_exec("/dmabuf:", || Memory::map(&fd, SIZE))
+            }),
         },
         Row {
             question: "exec: the descriptor",
@@ -79,7 +85,9 @@ pub const CHAPTER: Chapter = Chapter {
             memfd: probe!(always("gone"), {
                 left_by(Some(Signal::SIGKILL), Kind::Memfd)
             }),
-            ..Row::REST
+            dmabuf: probe!(always("gone"), heap, {
+                left_by(Some(Signal::SIGKILL), Kind::Dmabuf)
+            }),
         },
         Row {
             question: "SIGKILL of every user, after it was removed",
@@ -157,6 +165,14 @@ pub const CHAPTER: Chapter = Chapter {
             }),
             memfd: probe!(always("the mapping goes on"), {
                 let fd = memfd(SIZE)?;
+                let (ours, other) =
+                    (Memory::map(&fd, SIZE)?, Memory::map(&fd, SIZE)?);
+                drop(fd);
+                ours.write(0, 7);
+                either(other.read(0) == 7, "the mapping goes on", "no")
+            }),
+            dmabuf: probe!(always("the mapping goes on"), heap, {
+                let fd = heap_buffer(SIZE)?;
                 let (ours, other) =
                     (Memory::map(&fd, SIZE)?, Memory::map(&fd, SIZE)?);
                 drop(fd);
@@ -258,6 +274,7 @@ enum Kind {
     Posix,
     PosixRemoved,
     Memfd,
+    Dmabuf,
 }
 
 /// Whether something is left of what a child made, mapped and never undid, when
@@ -290,7 +307,7 @@ fn left_by(signal: Option<Signal>, kind: Kind) -> Found {
         _ => {}
     }
     // What has lost its name or key shows only through its users.
-    if !alive && matches!(kind, Kind::SysV | Kind::Posix | Kind::Memfd) {
+    if !alive && !matches!(kind, Kind::SysVRemoved | Kind::PosixRemoved) {
         return Err("it was not there while it was used".into());
     }
     either(left, "stays", "gone")
@@ -319,8 +336,11 @@ fn make(kind: &Kind) -> Result<String, String> {
             }
             Ok(path.to_string_lossy().into_owned())
         }
-        Kind::Memfd => {
-            let fd = memfd(SIZE).map_err(said)?;
+        Kind::Memfd | Kind::Dmabuf => {
+            let fd = match kind {
+                Kind::Memfd => memfd(SIZE).map_err(said)?,
+                _ => heap_buffer(SIZE).map_err(|error| error.to_string())?,
+            };
             let path =
                 format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd());
             std::mem::forget(fd);

@@ -6,8 +6,8 @@ use integration_tests::surroundings::small_dev_shm;
 use nix::sys::stat::fstat;
 
 use crate::kit::{
-    Memory, PAGE, Posix, SIZE, SysV, fallocate, ftruncate, memfd, memfd_with,
-    sysv_column,
+    Memory, PAGE, Posix, SIZE, SysV, fallocate, ftruncate, heap_buffer, memfd,
+    memfd_with, sysv_column,
 };
 use crate::table::{
     Chapter, Expected, Found, Row, always, either, in_child, outcome, probe,
@@ -33,7 +33,9 @@ pub const CHAPTER: Chapter = Chapter {
             memfd: probe!(always("zeros"), {
                 zeros(&Memory::map(memfd(SIZE)?, SIZE)?)
             }),
-            ..Row::REST
+            dmabuf: probe!(always("zeros"), heap, {
+                zeros(&Memory::map(heap_buffer(SIZE)?, SIZE)?)
+            }),
         },
         Row {
             question: "Memory in use before the first touch",
@@ -74,7 +76,10 @@ pub const CHAPTER: Chapter = Chapter {
                 let memory = Memory::map(memfd(SIZE)?, SIZE)?;
                 outcome(memory.advise(libc::MADV_POPULATE_WRITE))
             }),
-            ..Row::REST
+            dmabuf: probe!(always("EINVAL"), heap, {
+                let memory = Memory::map(heap_buffer(SIZE)?, SIZE)?;
+                outcome(memory.advise(libc::MADV_POPULATE_WRITE))
+            }),
         },
         Row {
             question: "/dev/shm is too small: set the size by ftruncate",
@@ -203,7 +208,10 @@ pub const CHAPTER: Chapter = Chapter {
                 let memory = Memory::map(memfd(SIZE)?, SIZE)?;
                 stay(&memory, libc::MADV_DONTNEED)
             }),
-            ..Row::REST
+            dmabuf: probe!(always("EINVAL"), heap, {
+                let memory = Memory::map(heap_buffer(SIZE)?, SIZE)?;
+                outcome(memory.advise(libc::MADV_DONTNEED))
+            }),
         },
         Row {
             question: "MADV_DONTFORK, and the child touches it",
@@ -216,7 +224,9 @@ pub const CHAPTER: Chapter = Chapter {
             memfd: probe!(always("SIGSEGV"), {
                 not_inherited(&Memory::map(memfd(SIZE)?, SIZE)?)
             }),
-            ..Row::REST
+            dmabuf: probe!(always("SIGSEGV"), heap, {
+                not_inherited(&Memory::map(heap_buffer(SIZE)?, SIZE)?)
+            }),
         },
         Row {
             question: "MADV_WIPEONFORK",
@@ -232,7 +242,10 @@ pub const CHAPTER: Chapter = Chapter {
                 let memory = Memory::map(memfd(SIZE)?, SIZE)?;
                 outcome(memory.advise(libc::MADV_WIPEONFORK))
             }),
-            ..Row::REST
+            dmabuf: probe!(always("EINVAL"), heap, {
+                let memory = Memory::map(heap_buffer(SIZE)?, SIZE)?;
+                outcome(memory.advise(libc::MADV_WIPEONFORK))
+            }),
         },
         Row {
             question: "MADV_DONTDUMP: keep it out of core files",
@@ -255,6 +268,13 @@ pub const CHAPTER: Chapter = Chapter {
             memfd: probe!(always("others do not see it"), {
                 private(memfd(SIZE)?)
             }),
+            dmabuf: probe!(always("cannot be made: EINVAL"), heap, {
+                let fd = heap_buffer(SIZE)?;
+                let prot = crate::kit::READ_WRITE;
+                let flags = libc::MAP_PRIVATE;
+                let mapped = outcome(Memory::map_with(fd, SIZE, prot, flags))?;
+                Ok(format!("cannot be made: {mapped}"))
+            }),
             ..Row::REST
         },
         Row {
@@ -264,6 +284,12 @@ pub const CHAPTER: Chapter = Chapter {
             }),
             memfd: probe!(always("the mapping sees it at once"), {
                 written(memfd(SIZE)?)
+            }),
+            dmabuf: probe!(always("EINVAL"), heap, {
+                let fd = heap_buffer(SIZE)?;
+                let read = outcome(nix::unistd::read(&fd, &mut [0]))?;
+                let written = outcome(nix::unistd::write(&fd, b"x"))?;
+                either(read == "EINVAL" && read == written, "EINVAL", &written)
             }),
             ..Row::REST
         },

@@ -28,6 +28,11 @@ pub const CHAPTER: Chapter = Chapter {
             memfd: probe!(always("another number for the same object"), {
                 arrives(memfd(SIZE)?)
             }),
+            dmabuf: probe!(
+                always("another number for the same object"),
+                heap,
+                { arrives(crate::kit::heap_buffer(SIZE)?) }
+            ),
             ..Row::REST
         },
         Row {

@@ -91,7 +91,10 @@ pub const CHAPTER: Chapter = Chapter {
                 fchmod(&fd, Mode::from_bits_truncate(0o600))?;
                 as_nobody(|| outcome(reopen(&fd, true)))
             }),
-            ..Row::REST
+            dmabuf: probe!(always("EACCES"), heap, {
+                // The driver's node, without which there is no other way.
+                as_nobody(|| outcome(crate::kit::heap_buffer(SIZE)))
+            }),
         },
         Row {
             question: "Another user opens what has mode 0644, to read",
@@ -138,6 +141,10 @@ pub const CHAPTER: Chapter = Chapter {
             memfd: probe!(always("works"), root, {
                 let fd = memfd(SIZE)?;
                 fchmod(&fd, Mode::from_bits_truncate(0o600))?;
+                as_nobody(|| outcome(Memory::map(&fd, SIZE)))
+            }),
+            dmabuf: probe!(always("works"), heap, {
+                let fd = crate::kit::heap_buffer(SIZE)?;
                 as_nobody(|| outcome(Memory::map(&fd, SIZE)))
             }),
             ..Row::REST
@@ -224,7 +231,9 @@ pub const CHAPTER: Chapter = Chapter {
             memfd: probe!(always("EACCES, by mprotect EACCES"), {
                 read_only(reopen(memfd(SIZE)?, false)?)
             }),
-            ..Row::REST
+            dmabuf: probe!(always("EACCES, by mprotect EACCES"), heap, {
+                read_only(crate::kit::heap_buffer_with(SIZE, libc::O_RDONLY)?)
+            }),
         },
         Row {
             question: "A read-only mapping of what was opened to write: mprotect",
@@ -232,6 +241,9 @@ pub const CHAPTER: Chapter = Chapter {
                 read_mapping(&Posix::new(SIZE)?.fd)
             }),
             memfd: probe!(always("works"), { read_mapping(memfd(SIZE)?) }),
+            dmabuf: probe!(always("works"), heap, {
+                read_mapping(crate::kit::heap_buffer(SIZE)?)
+            }),
             ..Row::REST
         },
         Row {
@@ -255,6 +267,11 @@ pub const CHAPTER: Chapter = Chapter {
                 let fd = reopen(memfd(SIZE)?, false)?;
                 let again = outcome(reopen(fd, true))?;
                 Ok(format!("{again}: the mode decides"))
+            }),
+            dmabuf: probe!(always("ENXIO"), heap, {
+                let flags = libc::O_RDONLY;
+                let fd = crate::kit::heap_buffer_with(SIZE, flags)?;
+                outcome(reopen(fd, true))
             }),
             ..Row::REST
         },

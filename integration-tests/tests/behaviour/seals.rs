@@ -12,7 +12,7 @@ use shm_memfd::raw::fcntl_get_seals;
 
 use crate::kit::{
     Memory, PAGE, Posix, READ_WRITE, SIZE, add_seals, fallocate, ftruncate,
-    memfd, memfd_with, punch_hole, reopen, sealed,
+    heap_buffer, memfd, memfd_with, punch_hole, reopen, sealed, udmabuf,
 };
 use crate::table::{
     Chapter, Expected, Found, Row, always, either, outcome, probe,
@@ -34,6 +34,9 @@ pub const CHAPTER: Chapter = Chapter {
                 let not = fcntl_get_seals(memfd_with(0)?.as_fd())?;
                 let told = "none, or F_SEAL_SEAL if not asked for";
                 either(asked == 0 && not == F_SEAL_SEAL, told, "others")
+            }),
+            dmabuf: probe!(always("EINVAL"), heap, {
+                outcome(fcntl_get_seals(heap_buffer(SIZE)?.as_fd()))
             }),
             ..Row::REST
         },
@@ -274,6 +277,46 @@ pub const CHAPTER: Chapter = Chapter {
                         }
                         error => outcome(error),
                     }
+                }
+            ),
+            ..Row::REST
+        },
+        Row {
+            question: "A dma-buf of its pages (udmabuf): not F_SEAL_SHRINK; F_SEAL_WRITE",
+            memfd: probe!(always("EINVAL; EINVAL"), udmabuf, {
+                let without = outcome(udmabuf(memfd(SIZE)?, 0, SIZE))?;
+                let both = F_SEAL_SHRINK | F_SEAL_WRITE;
+                let with = outcome(udmabuf(sealed(SIZE, both)?, 0, SIZE))?;
+                Ok(format!("{without}; {with}"))
+            }),
+            ..Row::REST
+        },
+        Row {
+            question: "F_SEAL_WRITE: while a dma-buf of its pages exists",
+            memfd: probe!(always("EBUSY"), udmabuf, {
+                let fd = sealed(SIZE, F_SEAL_SHRINK)?;
+                let _buffer = udmabuf(&fd, 0, SIZE)?;
+                outcome(add_seals(&fd, F_SEAL_WRITE))
+            }),
+            ..Row::REST
+        },
+        Row {
+            question: "Punch a hole while a dma-buf of its pages exists",
+            memfd: probe!(
+                always("zeros here, the bytes stay there"),
+                udmabuf,
+                {
+                    let fd = sealed(SIZE, F_SEAL_SHRINK)?;
+                    let memory = Memory::map(&fd, SIZE)?;
+                    memory.write(0, 7);
+                    let buffer = Memory::map(udmabuf(&fd, 0, SIZE)?, SIZE)?;
+                    punch_hole(&fd)?;
+                    let parted = memory.read(0) == 0 && buffer.read(0) == 7;
+                    either(
+                        parted,
+                        "zeros here, the bytes stay there",
+                        "otherwise",
+                    )
                 }
             ),
             ..Row::REST

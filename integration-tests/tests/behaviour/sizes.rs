@@ -6,8 +6,8 @@ use shm_sysv::raw::{shmctl_ipc_stat, shmget};
 use std::os::fd::AsFd;
 
 use crate::kit::{
-    Memory, PAGE, Posix, SIZE, SysV, ftruncate, memfd, memfd_with, punch_hole,
-    sealed,
+    Memory, PAGE, Posix, SIZE, SysV, ftruncate, heap_buffer, memfd, memfd_with,
+    punch_hole, sealed,
 };
 use crate::table::{Chapter, Row, always, either, in_child, outcome, probe};
 
@@ -29,7 +29,7 @@ pub const CHAPTER: Chapter = Chapter {
                 let size = fstat(memfd_with(0)?)?.st_size;
                 either(size == 0, "works: every memfd begins so", "not 0")
             }),
-            ..Row::REST
+            dmabuf: probe!(always("EINVAL"), heap, { outcome(heap_buffer(0)) }),
         },
         Row {
             question: "Touch a mapping of an object of size 0",
@@ -53,6 +53,9 @@ pub const CHAPTER: Chapter = Chapter {
             }),
             memfd: probe!(always("EINVAL"), {
                 outcome(Memory::map(memfd(SIZE)?, 0))
+            }),
+            dmabuf: probe!(always("EINVAL"), heap, {
+                outcome(Memory::map(heap_buffer(SIZE)?, 0))
             }),
             ..Row::REST
         },
@@ -113,7 +116,13 @@ pub const CHAPTER: Chapter = Chapter {
                 Memory::map(&fd, SIZE)?.write(SIZE - 1, 1);
                 Ok(format!("{told}, and {SIZE} can be touched"))
             }),
-            ..Row::REST
+            dmabuf: probe!(always("8192, and 8192 can be touched"), heap, {
+                let fd = heap_buffer(ODD)?;
+                let told =
+                    nix::unistd::lseek(&fd, 0, nix::unistd::Whence::SeekEnd)?;
+                Memory::map(&fd, SIZE)?.write(SIZE - 1, 1);
+                Ok(format!("{told}, and {SIZE} can be touched"))
+            }),
         },
         Row {
             question: "Touch the first page after the end",
@@ -139,7 +148,10 @@ pub const CHAPTER: Chapter = Chapter {
                 let memory = Memory::map(memfd(PAGE)?, SIZE)?;
                 in_child(|| Ok(memory.read(PAGE).to_string()))
             }),
-            ..Row::REST
+            dmabuf: probe!(always("cannot be mapped: EINVAL"), heap, {
+                let mapped = outcome(Memory::map(heap_buffer(PAGE)?, SIZE))?;
+                Ok(format!("cannot be mapped: {mapped}"))
+            }),
         },
         Row {
             question: "Open asking for more than it has",
@@ -180,7 +192,10 @@ pub const CHAPTER: Chapter = Chapter {
                 let zero = memory.read(SIZE - 1) == 0;
                 either(zero, "works; the new bytes are zero", "not zero")
             }),
-            ..Row::REST
+            dmabuf: probe!(always("no call does that"), heap, {
+                let set = outcome(ftruncate(heap_buffer(PAGE)?, SIZE))?;
+                either(set == "EINVAL", "no call does that", &set)
+            }),
         },
         Row {
             question: "Shrink while it is mapped, and touch what was cut off",
@@ -206,7 +221,10 @@ pub const CHAPTER: Chapter = Chapter {
                 ftruncate(&fd, PAGE)?;
                 in_child(|| Ok(memory.read(PAGE).to_string()))
             }),
-            ..Row::REST
+            dmabuf: probe!(always("no call does that"), heap, {
+                let set = outcome(ftruncate(heap_buffer(SIZE)?, PAGE))?;
+                either(set == "EINVAL", "no call does that", &set)
+            }),
         },
         Row {
             question: "Shrink what is sealed against it",
@@ -258,6 +276,9 @@ pub const CHAPTER: Chapter = Chapter {
                 punch_hole(&fd)?;
                 either(memory.read(0) == 0, "the reader sees zeros", "no")
             }),
+            dmabuf: probe!(always("ENODEV"), heap, {
+                outcome(punch_hole(heap_buffer(SIZE)?))
+            }),
             ..Row::REST
         },
         Row {
@@ -285,7 +306,10 @@ pub const CHAPTER: Chapter = Chapter {
                 ours.advise(libc::MADV_REMOVE)?;
                 either(theirs.read(0) == 0, "others see zeros", "no")
             }),
-            ..Row::REST
+            dmabuf: probe!(always("ENODEV"), heap, {
+                let memory = Memory::map(heap_buffer(SIZE)?, SIZE)?;
+                outcome(memory.advise(libc::MADV_REMOVE))
+            }),
         },
     ],
 };

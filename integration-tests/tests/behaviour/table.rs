@@ -79,7 +79,13 @@ pub enum Expected {
 pub enum Needs {
     Nothing,
     Root,
+    /// A device node, and root, who may open it.
+    Device(&'static str),
 }
+
+/// The drivers that make dma-bufs.
+pub const HEAP: Needs = Needs::Device("/dev/dma_heap/system");
+pub const UDMABUF: Needs = Needs::Device("/dev/udmabuf");
 
 /// A text for the cell; or what kept the probe from seeing anything.
 pub type Found = Result<String, Unexpected>;
@@ -113,6 +119,12 @@ macro_rules! probe {
     };
     ($expected:expr, root, $body:block) => {
         probe!($expected, $crate::table::Needs::Root, $body)
+    };
+    ($expected:expr, heap, $body:block) => {
+        probe!($expected, $crate::table::HEAP, $body)
+    };
+    ($expected:expr, udmabuf, $body:block) => {
+        probe!($expected, $crate::table::UDMABUF, $body)
     };
     ($expected:expr, $needs:expr, $body:block) => {
         $crate::table::Cell::Probe($crate::table::Probe {
@@ -164,6 +176,10 @@ impl Probe {
         match self.needs {
             Needs::Nothing => true,
             Needs::Root => Uid::effective().is_root(),
+            Needs::Device(path) => {
+                Uid::effective().is_root()
+                    && std::path::Path::new(path).exists()
+            }
         }
     }
 }

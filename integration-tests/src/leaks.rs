@@ -58,6 +58,18 @@ impl Snapshot {
             names: own_names()?,
         })
     }
+
+    /// A line for each thing.
+    fn lines(&self) -> BTreeSet<String> {
+        let descriptors = self
+            .descriptors
+            .iter()
+            .map(|(number, target)| format!("descriptor {number}: {target}"));
+        let mappings = self.mappings.iter().map(|m| format!("mapping {m}"));
+        let segments = self.segments.iter().map(|id| format!("segment {id}"));
+        let names = self.names.iter().map(|name| format!("name {name}"));
+        descriptors.chain(mappings).chain(segments).chain(names).collect()
+    }
 }
 
 /// Fails if `scenario` leaves anything behind in this process or the system.
@@ -70,7 +82,13 @@ pub fn assert_none(scenario: impl FnOnce()) {
     let before = Snapshot::take().unwrap_or_else(|error| panic!("{error}"));
     scenario();
     let after = Snapshot::take().unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(before, after, "left: before, right: after the scenario");
+    let (before, after) = (before.lines(), after.lines());
+    let left: Vec<_> = after.difference(&before).collect();
+    let missing: Vec<_> = before.difference(&after).collect();
+    assert!(
+        left.is_empty() && missing.is_empty(),
+        "left behind: {left:#?}, missing: {missing:#?}"
+    );
 }
 
 fn descriptors() -> io::Result<BTreeMap<i32, String>> {

@@ -3,7 +3,9 @@
 
 pub mod alone;
 pub mod leaks;
+mod link;
 pub mod peer;
+pub mod program;
 pub mod surroundings;
 
 /// Runs the example of the workspace's README.

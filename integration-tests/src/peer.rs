@@ -18,32 +18,19 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Once};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair,
-};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Gid, Pid, Uid};
 
-/// How long anything here waits, unless told otherwise.
-pub const DEADLINE: Duration = Duration::from_secs(20);
-
-/// The longest message, in bytes.
-pub const MAX_MESSAGE: usize = 64 * 1024;
-
-/// What a record on the socket is.
-const MESSAGE: u8 = 0;
-const RETURNED: u8 = 1;
-const FAILED: u8 = 2;
-const PANICKED: u8 = 3;
+pub use crate::link::{DEADLINE, Link, MAX_MESSAGE};
+use crate::link::{FAILED, MESSAGE, PANICKED, RETURNED, retry, wait_until};
 
 /// Whether this process is a child of [`Peer::fork`].
 static IN_CHILD: AtomicBool = AtomicBool::new(false);
@@ -87,62 +74,6 @@ impl fmt::Display for JoinError {
 
 impl std::error::Error for JoinError {}
 
-/// One end of the wire between parent and child; messages keep their
-/// boundaries.
-#[derive(Debug)]
-pub struct Link {
-    socket: OwnedFd,
-}
-
-impl Link {
-    /// Sends a message of at most [`MAX_MESSAGE`] bytes.
-    ///
-    /// # Errors
-    ///
-    /// The other side is gone or does not read, or the message is too long.
-    pub fn send(&self, message: impl AsRef<[u8]>) -> io::Result<()> {
-        self.send_record(MESSAGE, message.as_ref())
-    }
-
-    /// Waits for a message, up to [`DEADLINE`].
-    ///
-    /// # Errors
-    ///
-    /// `TimedOut` at the deadline, `UnexpectedEof` when the other side is gone.
-    pub fn receive(&self) -> io::Result<Vec<u8>> {
-        if !wait_until(self.socket.as_fd(), None, Instant::now() + DEADLINE)? {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        match self.receive_record()? {
-            Some((_, message)) => Ok(message),
-            None => Err(io::ErrorKind::UnexpectedEof.into()),
-        }
-    }
-
-    fn send_record(&self, kind: u8, body: &[u8]) -> io::Result<()> {
-        if body.len() > MAX_MESSAGE {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        let record = [&[kind], body].concat();
-        retry(|| {
-            send(self.socket.as_raw_fd(), &record, MsgFlags::MSG_NOSIGNAL)
-        })?;
-        Ok(())
-    }
-
-    /// None: the other side is gone, or there is nothing now.
-    fn receive_record(&self) -> io::Result<Option<(u8, Vec<u8>)>> {
-        let mut record = vec![0; MAX_MESSAGE + 1];
-        let fd = self.socket.as_raw_fd();
-        let received = retry(|| recv(fd, &mut record, MsgFlags::MSG_DONTWAIT));
-        match received {
-            Ok(0) | Err(Errno::EAGAIN | Errno::ECONNRESET) => Ok(None),
-            Ok(len) => Ok(Some((record[0], record[1..len].to_vec()))),
-            Err(errno) => Err(errno.into()),
-        }
-    }
-}
-
 /// A child process that runs a closure; killed and reaped when dropped.
 #[derive(Debug)]
 pub struct Peer {
@@ -168,19 +99,14 @@ impl Peer {
         E: fmt::Display,
     {
         silence_panics_in_children();
-        let (ours, theirs) = socketpair(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )?;
+        let (ours, theirs) = Link::pair()?;
         let parent = nix::unistd::getpid();
         // SAFETY: the child only does what the module's documentation allows,
         // and never returns from here.
         match unsafe { nix::unistd::fork() }? {
             ForkResult::Child => {
                 drop(ours);
-                run_child(parent, &Link { socket: theirs }, closure)
+                run_child(parent, &theirs, closure)
             }
             ForkResult::Parent { child } => {
                 drop(theirs);
@@ -190,7 +116,7 @@ impl Peer {
                         let _ = kill(child, Signal::SIGKILL);
                         let _ = waitpid(child, None);
                     })?,
-                    link: Link { socket: ours },
+                    link: ours,
                     report: None,
                     reaped: false,
                 })
@@ -219,7 +145,9 @@ impl Peer {
             let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
             nix::unistd::setgroups(&[])?;
             nix::unistd::setresgid(gid, gid, gid)?;
-            nix::unistd::setresuid(uid, uid, uid)
+            nix::unistd::setresuid(uid, uid, uid)?;
+            // The kernel forgets it when the user changes.
+            set_pdeathsig(Signal::SIGKILL)
         };
         let peer = Self::fork(move |link| match become_other() {
             Ok(()) => closure(link).map_err(|error| error.to_string()),
@@ -252,13 +180,12 @@ impl Peer {
     pub fn receive(&mut self) -> io::Result<Vec<u8>> {
         let deadline = Instant::now() + DEADLINE;
         loop {
-            let alive =
-                wait_until(self.link.socket.as_fd(), None, Instant::now())?
-                    || wait_until(
-                        self.link.socket.as_fd(),
-                        Some(self.pidfd.as_fd()),
-                        deadline,
-                    )?;
+            let alive = wait_until(self.link.as_fd(), None, Instant::now())?
+                || wait_until(
+                    self.link.as_fd(),
+                    Some(self.pidfd.as_fd()),
+                    deadline,
+                )?;
             match self.link.receive_record()? {
                 Some((MESSAGE, message)) => return Ok(message),
                 Some(report) => self.report = Some(report),
@@ -360,24 +287,43 @@ where
     T: Into<Vec<u8>>,
     E: fmt::Display,
 {
-    IN_CHILD.store(true, Ordering::Relaxed);
-    // SAFETY: a call without pointers.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-    // The parent may have died before that took effect.
-    if nix::unistd::getppid() == parent {
-        let outcome = panic::catch_unwind(AssertUnwindSafe(|| closure(link)));
-        let (kind, body) = match outcome {
-            Ok(Ok(value)) => (RETURNED, value.into()),
-            Ok(Err(error)) => (FAILED, error.to_string().into_bytes()),
-            Err(_) => {
-                let said = PANIC.lock().map(|text| text.clone());
-                (PANICKED, said.unwrap_or_default().into_bytes())
-            }
-        };
-        let end = body.len().min(MAX_MESSAGE);
-        // If the parent is gone, there is nobody to tell.
-        let _ = link.send_record(kind, &body[..end]);
+    // Without it, the child only lives a little longer.
+    let _ = set_pdeathsig(Signal::SIGKILL);
+    // The parent may have died before that took effect. One in another pid
+    // namespace has the number 0 here.
+    let parent_now = nix::unistd::getppid();
+    if parent_now != parent && parent_now.as_raw() != 0 {
+        exit();
     }
+    run_to_exit(link, || closure(link))
+}
+
+/// Runs `closure`, reports how it ended, and ends this process.
+pub(crate) fn run_to_exit<T, E>(
+    link: &Link,
+    closure: impl FnOnce() -> Result<T, E>,
+) -> !
+where
+    T: Into<Vec<u8>>,
+    E: fmt::Display,
+{
+    silence_panics_in_children();
+    IN_CHILD.store(true, Ordering::Relaxed);
+    let (kind, body) = match panic::catch_unwind(AssertUnwindSafe(closure)) {
+        Ok(Ok(value)) => (RETURNED, value.into()),
+        Ok(Err(error)) => (FAILED, error.to_string().into_bytes()),
+        Err(_) => {
+            let said = PANIC.lock().map(|text| text.clone());
+            (PANICKED, said.unwrap_or_default().into_bytes())
+        }
+    };
+    let end = body.len().min(MAX_MESSAGE);
+    // If the parent is gone, there is nobody to tell.
+    let _ = link.send_record(kind, &body[..end]);
+    exit()
+}
+
+fn exit() -> ! {
     // SAFETY: ends the process at once; nothing runs after it.
     unsafe { libc::_exit(0) }
 }
@@ -398,28 +344,6 @@ fn silence_panics_in_children() {
     });
 }
 
-/// Waits until `fd`, or the other one, can be read; false at the deadline.
-fn wait_until(
-    fd: BorrowedFd<'_>,
-    other: Option<BorrowedFd<'_>>,
-    deadline: Instant,
-) -> io::Result<bool> {
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        // Rounded up, so as not to spin through the last millisecond.
-        let left = left + Duration::from_micros(999);
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        let mut fds = vec![PollFd::new(fd, PollFlags::POLLIN)];
-        fds.extend(other.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        match poll(&mut fds, timeout) {
-            Ok(0) if Instant::now() < deadline => {}
-            Ok(ready) => return Ok(ready > 0),
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-}
-
 fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
     // SAFETY: a call without pointers.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
@@ -427,15 +351,6 @@ fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
         // SAFETY: the call succeeded, so it is open and only known here.
         Ok(fd @ 0..) => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
         _ => Err(io::Error::last_os_error()),
-    }
-}
-
-fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
-    loop {
-        match call() {
-            Err(Errno::EINTR) => {}
-            result => return result,
-        }
     }
 }
 

@@ -52,6 +52,16 @@ pub fn without_proc() -> io::Result<()> {
     Ok(mount(kind, "/proc", kind, MsFlags::empty(), NONE)?)
 }
 
+/// Lets the next child of this process be process 1 of a pid namespace of its
+/// own. Needs root.
+///
+/// # Errors
+///
+/// This process may not.
+pub fn new_pid_namespace() -> io::Result<()> {
+    Ok(unshare(CloneFlags::CLONE_NEWPID)?)
+}
+
 /// Gives this thread a System V table of its own, with that limit
 /// (`shmmni`, `shmmax` or `shmall`). Needs root; gone with the thread.
 ///
@@ -109,11 +119,6 @@ pub struct Refused {
 ///
 /// This kernel has no system call filters.
 pub fn refuse(refused: &Refused) -> io::Result<()> {
-    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
-    let load = code(BPF_LD | BPF_W | BPF_ABS);
-    let equals = code(BPF_JMP | BPF_JEQ | BPF_K);
-    let and = code(BPF_ALU | BPF_AND | BPF_K);
-    let answer = code(BPF_RET | BPF_K);
     // The low half of the argument.
     let half = if cfg!(target_endian = "big") { 4 } else { 0 };
     let arguments = std::mem::offset_of!(libc::seccomp_data, args);
@@ -121,19 +126,51 @@ pub fn refuse(refused: &Refused) -> io::Result<()> {
         .map_err(io::Error::other)?;
     let call = u32::try_from(refused.call).map_err(io::Error::other)?;
     let refusal = libc::SECCOMP_RET_ERRNO | refused.errno.cast_unsigned();
-    let mut program = [
-        step(load, 0, 0, 0),
-        step(equals, 0, 4, call),
-        step(load, 0, 0, argument),
-        step(and, 0, 0, refused.mask),
-        step(equals, 0, 1, refused.bits),
-        step(answer, 0, 0, refusal),
-        step(answer, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let filter = libc::sock_fprog { len: 7, filter: program.as_mut_ptr() };
+    filter(&mut [
+        step(LOAD, 0, 0, 0),
+        step(EQUALS, 0, 4, call),
+        step(LOAD, 0, 0, argument),
+        step(AND, 0, 0, refused.mask),
+        step(EQUALS, 0, 1, refused.bits),
+        step(ANSWER, 0, 0, refusal),
+        step(ANSWER, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ])
+}
+
+/// Kills this process when it is about to make a call, as `SIGKILL` would: no
+/// handler and no destructor runs. What it dies of is `SIGSYS`.
+///
+/// # Errors
+///
+/// This kernel has no system call filters.
+pub fn die_before(call: libc::c_long) -> io::Result<()> {
+    let call = u32::try_from(call).map_err(io::Error::other)?;
+    filter(&mut [
+        step(LOAD, 0, 0, 0),
+        step(EQUALS, 0, 1, call),
+        step(ANSWER, 0, 0, libc::SECCOMP_RET_KILL_PROCESS),
+        step(ANSWER, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ])
+}
+
+const LOAD: u16 = code(BPF_LD | BPF_W | BPF_ABS);
+const EQUALS: u16 = code(BPF_JMP | BPF_JEQ | BPF_K);
+const AND: u16 = code(BPF_ALU | BPF_AND | BPF_K);
+const ANSWER: u16 = code(BPF_RET | BPF_K);
+
+/// One step of a filter: what to do, how many steps to skip if so and if not,
+/// and with which number.
+const fn step(code: u16, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code, jt, jf, k }
+}
+
+/// Filters the system calls of this thread through a program.
+fn filter(program: &mut [libc::sock_filter]) -> io::Result<()> {
+    let len = u16::try_from(program.len()).map_err(io::Error::other)?;
+    let filter = libc::sock_fprog { len, filter: program.as_mut_ptr() };
     // SAFETY: this option takes numbers.
     succeeded(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
-    // SAFETY: `filter`, and the program of 7 steps, live through the call,
+    // SAFETY: `filter`, and the program of `len` steps, live through the call,
     // which copies them.
     succeeded(unsafe {
         libc::prctl(

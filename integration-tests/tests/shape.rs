@@ -10,7 +10,7 @@ use std::process::Command;
 
 use syn::{ImplItem, Item, Type, UseTree, Visibility};
 
-const CRATES: [&str; 3] = ["shm-sysv", "shm-posix", "shm-memfd"];
+const CRATES: [&str; 4] = ["shm-sysv", "shm-posix", "shm-memfd", "shm-dmabuf"];
 
 /// What every mechanism crate has in `src`.
 const FILES: [&str; 8] = [
@@ -31,18 +31,19 @@ fn only_here(name: &str) -> &'static [&'static str] {
         "shm-sysv" => &["list.rs"],
         "shm-posix" => &["reap.rs"],
         "shm-memfd" => &["seals.rs", "transfer.rs"],
+        "shm-dmabuf" => &["cpu_access.rs"],
         other => panic!("no such crate: {other}"),
     }
 }
 
-/// Public names of a crate's root, or methods, that not all three have. Each
+/// Public names of a crate's root, or methods, that not all have. Each
 /// line is a difference of the kernel's.
 const DIFFERENCES: &[(&str, &[&str])] = &[
     // What finds a segment.
     ("Key", &["shm-sysv"]),
     ("Id", &["shm-sysv"]),
     ("Name", &["shm-posix"]),
-    ("Label", &["shm-memfd"]),
+    ("Label", &["shm-memfd", "shm-dmabuf"]),
     ("Segment::id", &["shm-sysv"]),
     ("Segment::open_id", &["shm-sysv"]),
     ("Segment::open_id_read_only", &["shm-sysv"]),
@@ -71,12 +72,37 @@ const DIFFERENCES: &[(&str, &[&str])] = &[
     ("Segment::seal", &["shm-memfd"]),
     ("Segment::seals", &["shm-memfd"]),
     ("Segment::freeze", &["shm-memfd"]),
+    ("Segment::try_clone", &["shm-memfd"]),
     ("Segment::to_read_only", &["shm-memfd"]),
     ("Frozen", &["shm-memfd"]),
     ("FrozenMapping", &["shm-memfd"]),
     ("FreezeError", &["shm-memfd"]),
     ("transfer", &["shm-memfd"]),
+    // A dma-buf is a driver's: made by a heap or of a memfd, whole and pinned
+    // from the beginning, without a mode, and named after it is made.
+    ("Heap", &["shm-dmabuf"]),
+    ("Segment::from_memfd", &["shm-dmabuf"]),
+    ("Segment::from_memfds", &["shm-dmabuf"]),
+    ("SegmentOptions::from_memfd", &["shm-dmabuf"]),
+    ("SegmentOptions::from_memfds", &["shm-dmabuf"]),
+    ("SegmentOptions::label", &["shm-dmabuf"]),
+    ("Segment::set_name", &["shm-dmabuf"]),
+    ("Reserve", NOT_OF_A_DRIVER),
+    ("SegmentOptions::reserve", NOT_OF_A_DRIVER),
+    ("HugePages", NOT_OF_A_DRIVER),
+    ("SegmentOptions::huge_pages", NOT_OF_A_DRIVER),
+    ("Mapping::populate", NOT_OF_A_DRIVER),
+    ("SegmentOptions::mode", NOT_OF_A_DRIVER),
+    ("Segment::set_mode", NOT_OF_A_DRIVER),
+    // Devices use it too.
+    ("CpuAccess", &["shm-dmabuf"]),
+    ("CpuAccessGuard", &["shm-dmabuf"]),
+    ("Segment::cpu_access", &["shm-dmabuf"]),
+    ("Segment::export_sync_file", &["shm-dmabuf"]),
+    ("Segment::import_sync_file", &["shm-dmabuf"]),
 ];
+
+const NOT_OF_A_DRIVER: &[&str] = &["shm-sysv", "shm-posix", "shm-memfd"];
 
 #[test]
 fn the_mechanism_crates_have_the_same_files() {
@@ -103,6 +129,7 @@ fn the_mechanism_crates_have_the_same_public_names() {
     let every: BTreeSet<&String> =
         surfaces.iter().flat_map(|(_, names)| names).collect();
     assert!(every.len() > 30, "the sources were not read: {every:?}");
+    let mut wrong = Vec::new();
     for item in &every {
         let has: Vec<&str> = surfaces
             .iter()
@@ -113,8 +140,11 @@ fn the_mechanism_crates_have_the_same_public_names() {
             .iter()
             .find(|(different, _)| different == item)
             .map_or(&CRATES[..], |(_, crates)| *crates);
-        assert_eq!(has, expected, "who has `{item}`");
+        if has != expected {
+            wrong.push(format!("`{item}` is in {has:?}, not in {expected:?}"));
+        }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     for (item, _) in DIFFERENCES {
         assert!(
             every.contains(&(*item).to_string()),
@@ -137,6 +167,7 @@ fn the_common_methods_stand_in_the_same_order() {
         assert!(!orders[0].is_empty(), "{file} has no public methods");
         assert_eq!(orders[0], orders[1], "{file}: shm-sysv and shm-posix");
         assert_eq!(orders[1], orders[2], "{file}: shm-posix and shm-memfd");
+        assert_eq!(orders[2], orders[3], "{file}: shm-memfd and shm-dmabuf");
     }
 }
 
@@ -144,7 +175,12 @@ fn the_common_methods_stand_in_the_same_order() {
 fn the_crate_documents_and_readmes_have_the_same_headings() {
     let headings = |name: &str, file: &str, prefix: &str| -> Vec<String> {
         let text = fs::read_to_string(root(name).join(file)).unwrap();
-        let lines = text.lines().filter(|line| line.starts_with(prefix));
+        // In an example, the same sign hides a line.
+        let mut in_example = false;
+        let lines = text.lines().filter(|line| {
+            in_example ^= line.trim_start_matches("//! ").starts_with("```");
+            !in_example && line.starts_with(prefix)
+        });
         lines.map(String::from).collect()
     };
     for (file, prefix) in [("src/lib.rs", "//! # "), ("README.md", "## ")] {
@@ -152,6 +188,7 @@ fn the_crate_documents_and_readmes_have_the_same_headings() {
         assert!(all[0].len() > 4, "{file} has few headings");
         assert_eq!(all[0], all[1], "{file}: shm-sysv and shm-posix");
         assert_eq!(all[1], all[2], "{file}: shm-posix and shm-memfd");
+        assert_eq!(all[2], all[3], "{file}: shm-memfd and shm-dmabuf");
     }
 }
 
@@ -177,6 +214,7 @@ fn no_mechanism_crate_depends_on_another() {
         match name {
             "shm-common" => &["libc", "nix", "zerocopy"],
             "shm-memfd" => &["libc", "nix", "sendfd", "shm-common"],
+            "shm-sync" => &["libc", "rustix", "shm-common"],
             _ => &["libc", "nix", "shm-common"],
         }
     };
@@ -188,7 +226,7 @@ fn no_mechanism_crate_depends_on_another() {
     assert!(output.status.success(), "{output:?}");
     let metadata: serde_json::Value =
         serde_json::from_slice(&output.stdout).unwrap();
-    for name in CRATES.into_iter().chain(["shm-common"]) {
+    for name in CRATES.into_iter().chain(["shm-common", "shm-sync"]) {
         let packages = metadata["packages"].as_array().unwrap();
         let package = packages.iter().find(|p| p["name"] == name).unwrap();
         let dependencies: Vec<&str> = package["dependencies"]

@@ -1,32 +1,39 @@
 //! `shm compare`: the same payload through every mechanism, side by side.
 //!
 //! The command itself only starts processes, listens to them and looks at the
-//! system. For each mechanism, two processes of their own move the payload
-//! ([`peer`]); then two more hold a segment and are killed, and what they leave
-//! is looked for ([`remains`]).
+//! system. For each mechanism, a [`pair`] of processes of their own ([`peer`])
+//! moves the payload ([`moving`]); then two more hold a segment and are killed,
+//! and what they leave is looked for ([`remains`]). What is done differently
+//! for each mechanism is in [`kind`], and only there.
 
+mod cpus;
+mod kind;
+mod moving;
 mod pair;
+mod payload;
 pub(crate) mod peer;
 mod progress;
 mod remains;
 mod report;
+mod table;
+mod turns;
 
-use std::fs;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
+use console::Term;
 use shm_common::Size;
 
-use crate::Failure;
-use pair::Pair;
-use peer::{Figures, Mechanism, Work};
+use crate::interrupts::{Interrupted, Interrupts};
+use crate::{Failure, complain};
+use kind::{Kind, Mechanism, for_kind};
+use pair::{Pair, Work};
+use payload::Payload;
 use progress::Progress;
 use report::{Outcome, Report};
 
-/// What the segments of this command are called, before a number.
+/// What the segments of this command are called, before numbers.
 const PREFIX: &str = "shm-compare-";
 
 #[derive(clap::Args)]
@@ -47,57 +54,48 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let size = match &arguments.payload {
-        None => arguments.size,
-        Some(path) => size_of_file(path)?,
+    let payload = match &arguments.payload {
+        None => Payload::Generated(arguments.size),
+        Some(path) => Payload::of_file(path)?,
     };
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [
-        signal_hook::consts::SIGINT,
-        signal_hook::consts::SIGTERM,
-        signal_hook::consts::SIGHUP,
-    ] {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
-    }
-    // What an earlier run left that was killed itself.
-    shm_posix::reap(PREFIX)?;
-    let mut progress = Progress::new(Mechanism::ALL.len());
+    payload.check_memory()?;
+    let interrupts = Interrupts::listen()?;
+    remains::reap_all();
+    let mut progress = Progress::new();
     let mut outcomes = Vec::new();
     for mechanism in Mechanism::ALL {
         let work = Work {
             mechanism,
-            payload: arguments.payload.clone(),
-            size: size.bytes(),
+            payload: payload.clone(),
             rounds: arguments.rounds,
         };
-        let outcome = match compare(&work, &mut progress, &interrupted) {
-            Ok((figures, remains)) => {
-                Outcome::measured(mechanism, &figures, remains)
-            }
-            Err(error) if error.is::<pair::Interrupted>() => {
-                return Err(error);
-            }
-            Err(error) => {
-                Outcome::failed(mechanism, size.bytes(), error.to_string())
-            }
-        };
-        outcomes.push(outcome);
+        progress.begin(mechanism);
+        if let Some(reason) = for_kind!(mechanism, K => K::unavailable()) {
+            let bytes = payload.size().bytes();
+            outcomes.push(Outcome::unavailable(mechanism, bytes, reason));
+            continue;
+        }
+        let outcome = compare(&work, &mut progress, &interrupts);
+        if let Err(error) = &outcome
+            && error.is::<Interrupted>()
+        {
+            return outcome.map(|_| ExitCode::FAILURE);
+        }
+        outcomes.push(outcome.unwrap_or_else(|error| {
+            let bytes = payload.size().bytes();
+            Outcome::failed(mechanism, bytes, error.to_string())
+        }));
     }
     progress.finish();
-    let report = Report::new(size.bytes(), arguments.rounds, outcomes);
-    let text = match arguments.json {
+    let report = Report::new(&payload, arguments.rounds, outcomes);
+    print(&match arguments.json {
         true => report.to_json()?,
-        false => report.to_table(io::stdout().is_terminal()),
-    };
-    let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{text}")?;
-    stdout.flush()?;
-    Ok(match report.is_complete() {
-        true => ExitCode::SUCCESS,
-        false => {
-            for line in report.complaints() {
-                eprintln!("shm: {line}");
-            }
+        false => report.to_table(width()),
+    })?;
+    Ok(match report.complaint() {
+        None => ExitCode::SUCCESS,
+        Some(line) => {
+            complain(&line);
             ExitCode::FAILURE
         }
     })
@@ -106,24 +104,32 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 fn compare(
     work: &Work,
     progress: &mut Progress,
-    interrupted: &AtomicBool,
-) -> Result<(Figures, remains::Remains), Failure> {
-    let mut pair = Pair::start(work, false)?;
-    let figures = pair.figures(progress, interrupted)?;
+    interrupts: &Interrupts,
+) -> Result<Outcome, Failure> {
+    let mut pair = Pair::start(work, pair::Until::Moved)?;
+    let (sent, received) = pair.figures(progress, interrupts)?;
     drop(pair);
-    progress.step(work.mechanism, "killing both");
-    let pair = Pair::start(work, true)?;
-    let remains = remains::after_sigkill(pair, progress, interrupted)?;
-    Ok((figures, remains))
+    progress.step("killing both");
+    let pair = Pair::start(work, pair::Until::Killed)?;
+    let remains = remains::after_sigkill(pair, progress, interrupts)?;
+    let bytes = work.payload.size().bytes();
+    let figures = (&sent, &received);
+    Ok(Outcome::measured(work.mechanism, bytes, figures, remains))
 }
 
-fn size_of_file(path: &PathBuf) -> Result<Size, Failure> {
-    let cannot = |what: &dyn std::fmt::Display| {
-        format!("cannot read {}: {what}", path.display())
-    };
-    let metadata = fs::metadata(path).map_err(|error| cannot(&error))?;
-    if !metadata.is_file() {
-        return Err(cannot(&"it is no regular file").into());
+/// Of the terminal, if the result goes to one.
+fn width() -> Option<u16> {
+    let terminal = Term::stdout();
+    terminal.is_term().then(|| terminal.size().1)
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        // Whoever read it has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(|error| {
+            format!("cannot write the result: {error}").into()
+        }),
     }
-    Size::try_from(metadata.len()).map_err(|error| cannot(&error).into())
 }

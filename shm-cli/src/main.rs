@@ -3,11 +3,14 @@
 //! Exit status 0: done; 1: failed, with one line on stderr; 2: wrong usage.
 
 mod compare;
+mod interrupts;
 
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use interrupts::Interrupted;
 
 #[derive(Parser)]
 #[command(name = "shm", version, about = "Linux shared memory, side by side")]
@@ -26,27 +29,27 @@ enum Command {
     Peer(compare::peer::Arguments),
 }
 
+/// Anything that can go wrong; its text is one line for the user.
+type Failure = Box<dyn std::error::Error>;
+
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Peer(arguments) => compare::peer::run(&arguments),
     };
-    match done {
-        Ok(code) => code,
-        // Whoever read our output has seen enough.
-        Err(error) if is_closed_output(&*error) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("shm: {error}");
-            ExitCode::FAILURE
-        }
+    let error = match done {
+        Ok(code) => return code,
+        Err(error) => error,
+    };
+    complain(&error.to_string());
+    if let Some(interrupted) = error.downcast_ref::<Interrupted>() {
+        interrupted.end_this_process();
     }
+    ExitCode::FAILURE
 }
 
-/// Anything that can go wrong; its text is one line for the user.
-type Failure = Box<dyn std::error::Error>;
-
-fn is_closed_output(error: &(dyn std::error::Error + 'static)) -> bool {
-    error
-        .downcast_ref::<io::Error>()
-        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+/// Says on stderr why the command failed; `eprintln!` would panic where nobody
+/// listens.
+fn complain(line: &str) {
+    let _ = writeln!(io::stderr(), "shm: {line}");
 }

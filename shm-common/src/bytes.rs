@@ -30,8 +30,9 @@ use crate::{Access, Error, ReadOnly, ReadWrite, Result, copy};
 /// undefined behaviour; [`atomic_u64`](Self::atomic_u64) and its siblings are
 /// how two sides agree on when to read. One rule is left to the caller:
 /// **while others may write a word as an atomic, do not touch it by a bulk
-/// access or as an atomic of another width**, for Rust has no meaning for
-/// accesses of mixed size that race.
+/// access or as an atomic of another width**, for std has no meaning for
+/// accesses of mixed size that race. Keep control words and payload in views of
+/// their own, by [`split_at`](Self::split_at), and it cannot happen.
 ///
 /// # Crashes
 ///
@@ -68,8 +69,8 @@ pub struct SharedBytes<'a, A> {
     /// 2. Those bytes are initialised and can be read; if `A` is `ReadWrite`
     ///    they can also be written.
     /// 3. This program makes no non-atomic access to those bytes that could
-    ///    race with one through a view, and holds no `&[u8]` or `&mut [u8]` to
-    ///    them.
+    ///    race with one through a view, and holds no `&mut [u8]` to them, nor a
+    ///    `&[u8]` if anybody may write them.
     start: NonNull<u8>,
     len: usize,
     _lifetime: PhantomData<&'a [AtomicU8]>,
@@ -87,8 +88,9 @@ impl<'a, A: Access> SharedBytes<'a, A> {
     /// 2. Those bytes are initialised and can be read; if `A` is `ReadWrite`
     ///    they can also be written.
     /// 3. This program makes no non-atomic access to those bytes that could
-    ///    race with one through a view, and holds no `&[u8]` or `&mut [u8]` to
-    ///    them. (What other processes do is not restricted.)
+    ///    race with one through a view, and holds no `&mut [u8]` to them, nor a
+    ///    `&[u8]` if anybody may write them. (What other processes do is not
+    ///    restricted.)
     #[must_use]
     pub const unsafe fn from_raw_parts(start: NonNull<u8>, len: usize) -> Self {
         Self { start, len, _lifetime: PhantomData, _access: PhantomData }

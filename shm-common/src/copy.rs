@@ -101,7 +101,7 @@ mod tests {
             all.push(Implementation {
                 name: "sse2",
                 copies: [x86_64::transfer_sse2; 3],
-                fill: x86_64::fill,
+                fill: x86_64::fill_long,
             });
             // From now on it is known whether there is AVX.
             let (from, mut to) = ([1; 64], [0; 64]);

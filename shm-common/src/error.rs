@@ -40,7 +40,7 @@ pub enum Error {
     /// The object was removed and cannot be used any more (`EIDRM`).
     Removed(OsError),
     /// A limit on the number or total size of objects is reached (`EMFILE`,
-    /// `ENFILE`; for System V `ENOSPC`). The hint names the limit.
+    /// `ENFILE`, `EFBIG`; for System V `ENOSPC`). The hint names the limit.
     LimitReached(OsError),
     /// No memory for this (`ENOMEM`).
     OutOfMemory(OsError),
@@ -48,6 +48,16 @@ pub enum Error {
     Busy(OsError),
     /// The socket is not ready, or its time-out passed (`EAGAIN`).
     WouldBlock(OsError),
+    /// The deadline passed first (`ETIMEDOUT`).
+    TimedOut(OsError),
+    /// This thread holds the lock already, and would wait for itself
+    /// (`EDEADLK`).
+    Deadlock(OsError),
+    /// An owner of the lock died, and whoever took it over gave it up without
+    /// a repair; nobody gets it any more (`ENOTRECOVERABLE`).
+    NotRecoverable(OsError),
+    /// Another participant gave up, so that none can go on (`ECANCELED`).
+    Broken(OsError),
     /// The peer is gone: the socket is closed at its end (`EPIPE`,
     /// `ECONNRESET`, or the end of the stream).
     Disconnected(OsError),
@@ -120,6 +130,18 @@ pub enum Error {
         object: Object,
         /// The kind needed.
         expected: &'static str,
+    },
+    /// Shared bytes hold something else than what is opened, or were laid out
+    /// by another version, C library or kind of process.
+    Incompatible {
+        /// What was opened.
+        object: Object,
+        /// What differs.
+        what: &'static str,
+        /// Its value here.
+        expected: u64,
+        /// Its value in the shared bytes.
+        found: u64,
     },
     /// Descriptors were lost on their way here, or more came than the caller
     /// takes; those that did arrive were closed.
@@ -224,6 +246,10 @@ impl Error {
             | Error::OutOfMemory(os)
             | Error::Busy(os)
             | Error::WouldBlock(os)
+            | Error::TimedOut(os)
+            | Error::Deadlock(os)
+            | Error::NotRecoverable(os)
+            | Error::Broken(os)
             | Error::Disconnected(os)
             | Error::NoSpace { os, .. }
             | Error::Unsupported { os: Some(os), .. }
@@ -240,6 +266,7 @@ impl Error {
             | Error::WrongDescriptorCount { .. }
             | Error::MessageTruncated { .. }
             | Error::MissingSeals { .. }
+            | Error::Incompatible { .. }
             | Error::WrongKind { .. } => io::ErrorKind::InvalidData,
             _ => match self.raw_os_error() {
                 Some(errno) => io::Error::from_raw_os_error(errno).kind(),
@@ -264,9 +291,15 @@ impl From<OsError> for Error {
             libc::ENFILE => Error::LimitReached(
                 os.hint("the system has too many files (fs.file-max)"),
             ),
+            libc::EFBIG => Error::LimitReached(
+                os.hint("no file may be that large (ulimit -f)"),
+            ),
             libc::ENOMEM => Error::OutOfMemory(os),
             libc::EBUSY => Error::Busy(os),
             libc::EAGAIN => Error::WouldBlock(os),
+            libc::ETIMEDOUT => Error::TimedOut(os),
+            libc::EDEADLK => Error::Deadlock(os),
+            libc::ENOTRECOVERABLE => Error::NotRecoverable(os),
             libc::EPIPE | libc::ECONNRESET => Error::Disconnected(os),
             libc::ENOSYS => Error::Unsupported {
                 what: "this kernel does not have the call",
@@ -324,6 +357,11 @@ impl fmt::Display for Error {
                 "cannot trust {object}: it lacks {}",
                 Seals(required & !present)
             ),
+            Error::Incompatible { object, what, expected, found } => write!(
+                f,
+                "cannot open {object}: its {what} is {found:#x}, and here \
+                 {expected:#x}"
+            ),
             Error::WrongKind { object, expected } => {
                 write!(f, "cannot use {object}: it is no {expected}")
             }
@@ -364,23 +402,19 @@ impl fmt::Display for Error {
             | Error::OutOfMemory(os)
             | Error::Busy(os)
             | Error::WouldBlock(os)
+            | Error::TimedOut(os)
+            | Error::Deadlock(os)
+            | Error::NotRecoverable(os)
+            | Error::Broken(os)
             | Error::Disconnected(os)
             | Error::Os(os) => os.fmt(f),
         }
     }
 }
 
-/// `source` gives the system call's own error where `Display` says more than
-/// that; otherwise `Display` has said it all.
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Error::NoSpace { os, .. }
-            | Error::Unsupported { os: Some(os), .. } => Some(os),
-            _ => None,
-        }
-    }
-}
+/// `Display` tells all there is, the call and its errno included, so there is
+/// no `source`: a report of the chain would tell it twice.
+impl std::error::Error for Error {}
 
 impl fmt::Display for NameFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -460,6 +494,10 @@ mod tests {
         assert!(matches!(sorted(libc::ENOMEM), Error::OutOfMemory(_)));
         assert!(matches!(sorted(libc::EBUSY), Error::Busy(_)));
         assert!(matches!(sorted(libc::EAGAIN), Error::WouldBlock(_)));
+        assert!(matches!(sorted(libc::ETIMEDOUT), Error::TimedOut(_)));
+        assert!(matches!(sorted(libc::EDEADLK), Error::Deadlock(_)));
+        let given_up = sorted(libc::ENOTRECOVERABLE);
+        assert!(matches!(given_up, Error::NotRecoverable(_)));
         assert!(matches!(sorted(libc::EPIPE), Error::Disconnected(_)));
         assert!(matches!(sorted(libc::ENOSYS), Error::Unsupported { .. }));
         assert!(matches!(sorted(libc::EXDEV), Error::Os(_)));
@@ -480,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_file_system_is_told_with_both_numbers_and_its_source() {
+    fn a_full_file_system_is_told_once_with_both_numbers() {
         use std::error::Error as _;
         let error = Error::NoSpace {
             requested: Size::MIB,
@@ -493,10 +531,7 @@ mod tests {
             "cannot posix_fallocate /dev/shm: No space left on device \
              (ENOSPC); 1MiB asked for, 4096 bytes free"
         );
-        assert_eq!(
-            error.source().unwrap().to_string(),
-            "cannot posix_fallocate /dev/shm: No space left on device (ENOSPC)"
-        );
+        assert!(error.source().is_none());
     }
 
     #[test]
@@ -509,6 +544,21 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "cannot trust fd 5: it lacks F_SEAL_SHRINK|F_SEAL_WRITE"
+        );
+    }
+
+    #[test]
+    fn something_incompatible_is_told_with_both_values() {
+        let error = Error::Incompatible {
+            object: Object::At { what: "mutex", offset: 64 },
+            what: "version",
+            expected: 1,
+            found: 0x20,
+        };
+        assert_eq!(
+            error.to_string(),
+            "cannot open the mutex at offset 64: its version is 0x20, and \
+             here 0x1"
         );
     }
 

@@ -5,8 +5,8 @@
 //!
 //! The mechanism crates `shm-sysv`, `shm-posix` and `shm-memfd` differ in what
 //! the kernel does; this crate holds what does not differ. It makes no system
-//! call, except to ask for the page sizes, and everything in it works over
-//! plain heap memory too, which is how it is tested.
+//! call, except to ask about this machine and this process, and everything in
+//! it works over plain heap memory too, which is how it is tested.
 //!
 //! | to say | use |
 //! |---|---|
@@ -15,6 +15,7 @@
 //! | how to create a segment | [`Reserve`], [`HugePages`], [`Origin`] |
 //! | read and write what others write too | [`SharedBytes`], [`ReadOnly`], [`ReadWrite`] |
 //! | "I own a live mapping" | [`AsSharedBytes`] |
+//! | who made it; whether there is memory for it | [`Creator`], [`check_memory`] |
 //!
 //! # Limits
 //!
@@ -47,7 +48,9 @@ mod atomics;
 mod bytes;
 mod copy;
 mod creation;
+mod creator;
 mod error;
+mod memory;
 mod os_error;
 mod page_size;
 mod size;
@@ -55,7 +58,9 @@ mod size;
 pub use access::{Access, ReadOnly, ReadWrite};
 pub use bytes::{AsSharedBytes, SharedBytes};
 pub use creation::{HugePages, Origin, Reserve};
+pub use creator::Creator;
 pub use error::{Error, NameFault, Result, SizeFault};
+pub use memory::check_memory;
 pub use os_error::{Object, OsError};
 pub use page_size::PageSize;
 pub use size::Size;

@@ -26,6 +26,13 @@ pub enum Object {
     Path(PathBuf),
     /// A mapping of this process: its length in bytes.
     Memory(usize),
+    /// Something that lies in shared bytes: what, and where it begins.
+    At {
+        /// What it is.
+        what: &'static str,
+        /// Its first byte, counted from the start of the view.
+        offset: usize,
+    },
 }
 
 impl fmt::Display for Object {
@@ -38,6 +45,9 @@ impl fmt::Display for Object {
             Object::Descriptor(fd) => write!(f, "fd {fd}"),
             Object::Path(path) => write!(f, "{}", path.display()),
             Object::Memory(len) => write!(f, "a mapping of {len} bytes"),
+            Object::At { what, offset } => {
+                write!(f, "the {what} at offset {offset}")
+            }
         }
     }
 }
@@ -151,6 +161,8 @@ mod tests {
         assert_eq!(read(Object::Descriptor(5)), "fd 5");
         assert_eq!(read(Object::Path("/dev/shm".into())), "/dev/shm");
         assert_eq!(read(Object::Memory(9)), "a mapping of 9 bytes");
+        let event = Object::At { what: "event", offset: 64 };
+        assert_eq!(read(event), "the event at offset 64");
     }
 
     #[test]

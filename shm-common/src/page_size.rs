@@ -125,6 +125,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri starts no other program")]
     fn the_base_page_size_is_the_kernels() {
         let printed =
             std::process::Command::new("getconf").arg("PAGESIZE").output();

@@ -142,10 +142,12 @@ impl FromStr for Size {
                 .ok_or_else(|| invalid(text, SizeFault::UnknownUnit))?,
         };
         // All digits, so only a number too large fails to parse.
-        let bytes = number.parse().ok().and_then(|n: usize| {
-            n.checked_mul(1_usize.checked_shl(shift).unwrap_or(0))
-        });
-        let bytes = bytes.ok_or_else(|| invalid(text, SizeFault::TooLarge))?;
+        let bytes = number
+            .parse()
+            .ok()
+            .and_then(|n: u128| n.checked_mul(1 << shift))
+            .and_then(|n| usize::try_from(n).ok())
+            .ok_or_else(|| invalid(text, SizeFault::TooLarge))?;
         Self::checked(bytes).map_err(|fault| invalid(text, fault))
     }
 }

@@ -130,14 +130,13 @@ proptest! {
         macro_rules! round_trip {
             ($($integer:ty),*) => {$(
                 let bytes = value.to_ne_bytes();
-                let value = <$integer>::from_ne_bytes(
-                    *bytes.first_chunk().unwrap(),
-                );
-                let set = view.set(offset, value);
+                let part = *bytes.first_chunk().unwrap();
+                let number = <$integer>::from_ne_bytes(part);
+                let set = view.set(offset, number);
                 let len = size_of::<$integer>();
                 prop_assert_eq!(set.is_ok(), inside(offset, len, view.len()));
                 if set.is_ok() {
-                    prop_assert_eq!(view.get::<$integer>(offset), Ok(value));
+                    prop_assert_eq!(view.get::<$integer>(offset), Ok(number));
                 }
             )*};
         }

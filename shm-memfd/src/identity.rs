@@ -5,7 +5,7 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::str::FromStr;
 
-use shm_common::{Error, NameFault, Object, Result};
+use shm_common::{Error, NameFault, Result};
 
 /// The label of a segment, checked once: 1 to 249 bytes without a slash or NUL,
 /// and neither `.` nor `..`.
@@ -22,7 +22,7 @@ use shm_common::{Error, NameFault, Object, Result};
 /// ```
 /// use shm_memfd::Label;
 ///
-/// assert_eq!(Label::new("frames")?.to_string(), "memfd:frames");
+/// assert_eq!(Label::new("frames")?.to_string(), "frames");
 /// assert!(Label::new("").is_err());
 /// # Ok::<(), shm_memfd::Error>(())
 /// ```
@@ -61,10 +61,6 @@ impl Label {
     pub fn as_c_str(&self) -> &CStr {
         &self.label
     }
-
-    fn object(&self) -> Object {
-        Object::Label(OsStr::from_bytes(self.label.as_bytes()).to_owned())
-    }
 }
 
 /// What is wrong with a label.
@@ -91,7 +87,7 @@ impl FromStr for Label {
 
 impl fmt::Display for Label {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.object().fmt(f)
+        self.label.to_string_lossy().fmt(f)
     }
 }
 

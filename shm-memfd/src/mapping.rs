@@ -7,7 +7,8 @@ use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
 use shm_common::{
-    Access, AsSharedBytes, HugePages, PageSize, Result, SharedBytes, Size,
+    Access, AsSharedBytes, HugePages, OsError, PageSize, Result, SharedBytes,
+    Size,
 };
 
 use crate::raw;
@@ -20,9 +21,12 @@ use crate::raw;
 ///
 /// # Crashes
 ///
-/// An access gets `SIGBUS` if its pages come from a huge-page pool that is
-/// empty and were not reserved. Nobody can shrink the segment: every one that
-/// is mapped here carries `F_SEAL_SHRINK`.
+/// An access gets `SIGBUS` if its page comes from a huge-page pool that is
+/// empty: because it was not reserved, or because somebody who may write the
+/// segment has punched it out. Nobody can shrink the segment, as every one that
+/// is mapped here carries `F_SEAL_SHRINK`; but that seal stops no holes, and in
+/// pages of the base size what is punched out turns to zeros. `F_SEAL_WRITE`
+/// and `F_SEAL_FUTURE_WRITE` stop both.
 ///
 /// # Examples
 ///
@@ -92,7 +96,11 @@ impl<A: Access> Mapping<A> {
             _access: PhantomData,
         };
         if huge_pages == HugePages::Transparent {
-            mapping.advise(libc::MADV_HUGEPAGE)?;
+            match mapping.advise(libc::MADV_HUGEPAGE) {
+                // A hint, which a kernel built without them does not take.
+                Err(os) if os.errno() == libc::EINVAL => {}
+                advised => advised?,
+            }
         }
         Ok(mapping)
     }
@@ -138,17 +146,17 @@ impl<A: Access> Mapping<A> {
     ///
     /// madvise(2), `MADV_POPULATE_WRITE`.
     pub fn populate(&self) -> Result<()> {
-        self.advise(match A::WRITABLE {
+        let advice = match A::WRITABLE {
             true => libc::MADV_POPULATE_WRITE,
             false => libc::MADV_POPULATE_READ,
-        })
+        };
+        Ok(self.advise(advice)?)
     }
 
-    fn advise(&self, advice: libc::c_int) -> Result<()> {
+    fn advise(&self, advice: libc::c_int) -> Result<(), OsError> {
         // SAFETY: 1. invariant 1: mapped, and mmap begins on a page. 2. The
         // callers in this file only pass advice that leaves contents alone.
-        unsafe { raw::madvise(self.start.cast(), self.mapped_len, advice)? };
-        Ok(())
+        unsafe { raw::madvise(self.start.cast(), self.mapped_len, advice) }
     }
 }
 

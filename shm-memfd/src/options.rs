@@ -37,6 +37,9 @@ impl SegmentOptions {
     }
 
     /// The permission bits of a new segment, `0..=0o777`; others are dropped.
+    /// With an executable bit, creation is
+    /// [`Error::PermissionDenied`](crate::Error::PermissionDenied) on Linux 6.3
+    /// or later, where [`Seals::EXEC`](crate::Seals::EXEC) forbids it.
     ///
     /// They play no part in handing over a descriptor. They decide who may open
     /// the segment anew through `/proc/PID/fd`: 0666, the kernel's choice, lets

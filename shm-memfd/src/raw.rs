@@ -242,16 +242,16 @@ pub fn sigtimedwait(
 
 /// What one recvmsg(2) brought.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Received {
     /// The bytes written to the buffer.
     pub len: usize,
     /// `msg_flags`: `MSG_TRUNC`, `MSG_CTRUNC` and others.
     pub flags: c_int,
-    /// Every descriptor that the sender passed and that arrived, each already
-    /// owned (`SCM_RIGHTS`).
+    /// Every descriptor that the sender passed (`SCM_RIGHTS`), each already
+    /// owned.
     pub descriptors: Vec<OwnedFd>,
-    /// The sender's pidfd, which the kernel adds where `SO_PASSPIDFD` asks for
-    /// it (`SCM_PIDFD`). None also if it could not be made.
+    /// The sender's pidfd, where the socket has `SO_PASSPIDFD`.
     pub pidfd: Option<OwnedFd>,
 }
 
@@ -320,7 +320,7 @@ pub fn recvmsg(
 ///
 /// 1. A successful recvmsg filled `message`, whose control buffer is live.
 /// 2. It is called once for that recvmsg.
-unsafe fn take_descriptors(message: &libc::msghdr, received: &mut Received) {
+unsafe fn take_descriptors(message: &libc::msghdr, into: &mut Received) {
     // SAFETY: 1. by the caller: a filled header with a live buffer.
     let mut header = unsafe { libc::CMSG_FIRSTHDR(message) };
     while !header.is_null() {
@@ -341,8 +341,8 @@ unsafe fn take_descriptors(message: &libc::msghdr, received: &mut Received) {
                 // SAFETY: the kernel wrote a number there; unaligned is
                 // allowed.
                 let fd = unsafe { slot.read_unaligned() };
-                // In the place of a pidfd that it cannot make (too many open
-                // files), the kernel writes a negative errno.
+                // In place of a pidfd that it could not open, the kernel writes
+                // a negative errno.
                 if fd < 0 {
                     continue;
                 }
@@ -350,8 +350,8 @@ unsafe fn take_descriptors(message: &libc::msghdr, received: &mut Received) {
                 // 2. nobody else takes it.
                 let fd = unsafe { OwnedFd::from_raw_fd(fd) };
                 match cmsghdr.cmsg_type {
-                    SCM_PIDFD => received.pidfd = Some(fd),
-                    _ => received.descriptors.push(fd),
+                    SCM_PIDFD => into.pidfd = Some(fd),
+                    _ => into.descriptors.push(fd),
                 }
             }
         }

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use shm_common::{
     Error, HugePages, Object, OsError, PageSize, ReadWrite, Reserve, Result,
-    Size,
+    Size, check_memory,
 };
 
 use crate::{Mapping, SegmentOptions, raw};
@@ -17,6 +17,7 @@ pub(crate) fn set_size(
     options: SegmentOptions,
     size: Size,
 ) -> Result<()> {
+    check(options, size)?;
     match (options.reserve, options.huge_pages) {
         (Reserve::OnTouch, _) => {
             Ok(retry(|| raw::ftruncate(fd, offset(size.bytes())))?)
@@ -42,9 +43,21 @@ pub(crate) fn grow(
     from: Size,
     to: Size,
 ) -> Result<()> {
+    if let Ok(more) = Size::new(to.bytes() - from.bytes()) {
+        check(options, more)?;
+    }
     match options.reserve {
         Reserve::Now => reserve(fd, from.bytes(), to),
-        Reserve::OnTouch => Ok(extend(fd, to)?),
+        Reserve::OnTouch => extend(fd, to).map_err(|os| sort(os, to)),
+    }
+}
+
+/// Refuses what memory cannot hold, before the kernel kills for it. The pages of
+/// a pool are set aside, and no part of that memory.
+fn check(options: SegmentOptions, more: Size) -> Result<()> {
+    match (options.reserve, options.huge_pages) {
+        (Reserve::OnTouch, _) | (_, HugePages::Pool(_)) => Ok(()),
+        (Reserve::Now, _) => check_memory(more),
     }
 }
 
@@ -57,16 +70,21 @@ fn reserve(fd: BorrowedFd<'_>, from: usize, to: Size) -> Result<()> {
         Err(os) if os.errno() == libc::EINTR => reserve_in_steps(fd, from, to),
         result => result,
     };
-    // A memfd lies in a tmpfs of the kernel's own, without a size limit: only
-    // a pool of huge pages is ever full, and it does not say by how much.
-    reserved.map_err(|os| match os.errno() {
+    reserved.map_err(|os| sort(os, to))
+}
+
+/// Tells an empty pool from other failures. A memfd lies in a tmpfs of the
+/// kernel's own, without a size limit: only a pool of huge pages is ever full,
+/// and it does not say by how much.
+fn sort(os: OsError, to: Size) -> Error {
+    match os.errno() {
         libc::ENOSPC => Error::NoSpace {
             requested: to,
             available: None,
             os: os.hint("too few huge pages are free: see vm.nr_hugepages"),
         },
         _ => os.into(),
-    })
+    }
 }
 
 /// For a process that gets signals faster than the kernel reserves: each step

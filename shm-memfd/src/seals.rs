@@ -13,8 +13,10 @@ use shm_common::{
     SharedBytes, Size,
 };
 
-use crate::segment::{check_access, check_seals, page_size_and_len};
-use crate::{Mapping, Segment, raw};
+use crate::segment::{
+    check_access, check_seals, duplicate, fstat, page_size_and_len,
+};
+use crate::{Mapping, Segment, Stat, raw};
 
 /// A set of seals. A seal is set once, holds for every descriptor and mapping
 /// of the segment, and never comes off.
@@ -33,9 +35,9 @@ impl Seals {
     pub const SHRINK: Self = Self(libc::F_SEAL_SHRINK.cast_unsigned());
     /// The size cannot grow.
     pub const GROW: Self = Self(libc::F_SEAL_GROW.cast_unsigned());
-    /// Nobody can write. It can only be set while no mapping exists through
-    /// which somebody could, and no input or output of the kernel's is under
-    /// way.
+    /// Nobody can write. It can only be set while no mapping exists that was
+    /// made through a descriptor for writing, and the kernel holds no page for
+    /// input or output.
     pub const WRITE: Self = Self(libc::F_SEAL_WRITE.cast_unsigned());
     /// Nobody can write, except through writable mappings that exist already.
     /// Since Linux 5.1.
@@ -82,10 +84,11 @@ impl Seals {
                 object: Object::Descriptor(fd.as_raw_fd()),
                 expected: "memfd",
             }),
-            // It is open, so it was opened by O_PATH.
+            // It is open, since it is owned; so it was opened by O_PATH.
             Err(os) if os.errno() == libc::EBADF => {
-                let hint = "the descriptor only names the file (O_PATH)";
-                Err(Error::PermissionDenied(os.hint(hint)))
+                Err(Error::PermissionDenied(
+                    os.hint("the descriptor only names the file (O_PATH)"),
+                ))
             }
             Err(os) => Err(os.into()),
         }
@@ -169,8 +172,8 @@ impl Frozen {
     /// - [`Error::InvalidSize`]: its size is 0.
     pub fn open(fd: impl Into<OwnedFd>) -> Result<Self> {
         let fd = fd.into();
-        let seals = check_seals(fd.as_fd(), Self::SEALS)?;
-        check_access::<ReadOnly>(fd.as_fd(), seals)?;
+        check_seals(fd.as_fd(), Self::SEALS)?;
+        check_access::<ReadOnly>(fd.as_fd())?;
         let (page_size, size) = page_size_and_len(fd.as_fd())?;
         Ok(Self { fd, size, page_size })
     }
@@ -188,6 +191,34 @@ impl Frozen {
     #[must_use]
     pub fn len(&self) -> usize {
         self.size.bytes()
+    }
+
+    /// Asks the kernel about the segment as it is now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Os`]: the kernel does not tell; never for a memfd.
+    pub fn stat(&self) -> Result<Stat> {
+        Ok(fstat(self.as_fd())?.into())
+    }
+
+    /// The seals that are set: those of [`SEALS`](Self::SEALS), and maybe more.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Os`]: the kernel does not tell; never for a memfd.
+    pub fn seals(&self) -> Result<Seals> {
+        Seals::of(self.as_fd())
+    }
+
+    /// Makes a second handle on the same segment, with a descriptor of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LimitReached`]: too many descriptors (`EMFILE`).
+    pub fn try_clone(&self) -> Result<Self> {
+        let fd = duplicate(self.as_fd())?;
+        Ok(Self { fd, size: self.size, page_size: self.page_size })
     }
 
     /// Maps the whole segment.
@@ -291,6 +322,7 @@ unsafe impl AsSharedBytes for FrozenMapping {
 
 /// Freezing failed, and here is the segment, as it was.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct FreezeError {
     /// The segment that is not frozen.
     pub segment: Segment,
@@ -304,11 +336,7 @@ impl fmt::Display for FreezeError {
     }
 }
 
-impl std::error::Error for FreezeError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.error.source()
-    }
-}
+impl std::error::Error for FreezeError {}
 
 impl From<FreezeError> for Error {
     fn from(failed: FreezeError) -> Self {

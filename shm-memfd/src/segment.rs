@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{self, FileStat, Mode};
-use nix::sys::statfs::{FsType, fstatfs};
+use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
 use shm_common::{
     Access, Error, HugePages, Object, OsError, PageSize, ReadOnly, ReadWrite,
     Result, Size, SizeFault,
@@ -64,7 +64,8 @@ impl Segment<ReadWrite> {
     ///
     /// # Crashes
     ///
-    /// A size beyond `RLIMIT_FSIZE` is a `SIGXFSZ`, as for any file.
+    /// A size beyond `RLIMIT_FSIZE` is a `SIGXFSZ`, as for any file; where that
+    /// is ignored or blocked, [`Error::LimitReached`] (`EFBIG`).
     ///
     /// # Sources
     ///
@@ -150,12 +151,19 @@ impl Segment<ReadOnly> {
 
 impl<A: Access> Segment<A> {
     pub(crate) fn open_with(
-        options: SegmentOptions,
+        mut options: SegmentOptions,
         fd: OwnedFd,
     ) -> Result<Self> {
         let seals = check_seals(fd.as_fd(), Seals::SHRINK)?;
-        check_access::<A>(fd.as_fd(), seals)?;
+        check_access::<A>(fd.as_fd())?;
+        if A::WRITABLE && seals.intersects(Seals::WRITE | Seals::FUTURE_WRITE) {
+            let os = os_error("mmap", Errno::EPERM, descriptor(fd.as_fd()));
+            return Err(os.hint("it is sealed against writing").into());
+        }
         let (page_size, size) = page_size_and_len(fd.as_fd())?;
+        if page_size != PageSize::base() {
+            options.huge_pages = HugePages::Pool(page_size);
+        }
         Ok(Self { fd, size, page_size, options, _access: PhantomData })
     }
 }
@@ -176,35 +184,26 @@ pub(crate) fn check_seals(
     Ok(present)
 }
 
-/// Refuses a descriptor that `mmap` would refuse.
-pub(crate) fn check_access<A: Access>(
-    fd: BorrowedFd<'_>,
-    seals: Seals,
-) -> Result<()> {
+/// Refuses a descriptor that cannot be read, or not be written where it is to
+/// be: `mmap` would refuse it later.
+pub(crate) fn check_access<A: Access>(fd: BorrowedFd<'_>) -> Result<()> {
     let flags = fcntl(fd, FcntlArg::F_GETFL)
         .map_err(|errno| os_error("fcntl(F_GETFL)", errno, descriptor(fd)))?;
     let access = OFlag::from_bits_retain(flags) & OFlag::O_ACCMODE;
-    let denied = |errno, hint: &'static str| {
-        Err(os_error("mmap", errno, descriptor(fd)).hint(hint).into())
-    };
-    if access == OFlag::O_WRONLY {
-        denied(Errno::EACCES, "the descriptor cannot be read")
+    let hint = if access == OFlag::O_WRONLY {
+        "the descriptor cannot be read"
     } else if A::WRITABLE && access != OFlag::O_RDWR {
-        denied(Errno::EACCES, "the descriptor is for reading only")
-    } else if A::WRITABLE
-        && seals.intersects(Seals::WRITE | Seals::FUTURE_WRITE)
-    {
-        denied(Errno::EPERM, "it is sealed against writing")
+        "the descriptor is for reading only"
     } else {
-        Ok(())
-    }
+        return Ok(());
+    };
+    Err(os_error("mmap", Errno::EACCES, descriptor(fd)).hint(hint).into())
 }
 
 /// What pages the segment is made of, and how long it really is.
 pub(crate) fn page_size_and_len(
     fd: BorrowedFd<'_>,
 ) -> Result<(PageSize, Size)> {
-    const HUGETLBFS_MAGIC: FsType = FsType(libc::HUGETLBFS_MAGIC);
     let stat = fstat(fd)?;
     let size = Size::try_from(Stat::from(stat).len)?;
     let base = PageSize::base();
@@ -320,7 +319,8 @@ impl Segment<ReadWrite> {
     ///
     /// # Errors
     ///
-    /// - [`Error::InvalidSize`]: smaller than now. A segment never shrinks.
+    /// - [`Error::InvalidSize`]: smaller than this handle's. A segment never
+    ///   shrinks.
     /// - [`Error::PermissionDenied`]: it is sealed by [`Seals::GROW`]
     ///   (`EPERM`).
     /// - [`Error::NoSpace`], [`Error::OutOfMemory`]: as for
@@ -339,6 +339,7 @@ impl Segment<ReadWrite> {
             HugePages::Pool(page) => page.round_up(size)?,
             _ => size,
         };
+        // Another process may have made it longer already.
         if object_size > now {
             reserve::grow(self.as_fd(), self.options, now, object_size)?;
         }
@@ -354,9 +355,10 @@ impl Segment<ReadWrite> {
     /// # Errors
     ///
     /// - [`Error::Busy`]: [`Seals::WRITE`] while a mapping exists, in whatever
-    ///   process, whose descriptor could write (also one of
-    ///   [`map_read_only`](Self::map_read_only)), or while the kernel holds
-    ///   pages for input or output, as `io_uring` and dma-buf do (`EBUSY`).
+    ///   process, that was made through a descriptor for writing: a read-only
+    ///   one too, by [`map_read_only`](Self::map_read_only), as it could be
+    ///   made writable; or while the kernel holds pages for input or output, as
+    ///   `io_uring` and dma-buf do (`EBUSY`).
     /// - [`Error::PermissionDenied`]: it is sealed by [`Seals::SEAL`]
     ///   (`EPERM`).
     /// - [`Error::Os`]: the kernel does not know the seal (`EINVAL`).
@@ -365,7 +367,8 @@ impl Segment<ReadWrite> {
         raw::fcntl_add_seals(self.as_fd(), bits).map_err(|os| {
             match os.errno() {
                 libc::EBUSY => Error::Busy(os.hint(
-                    "somebody has it mapped, or the kernel uses its pages",
+                    "it is mapped through a descriptor for writing, here or \
+                     elsewhere, or the kernel uses its pages",
                 )),
                 _ => os.into(),
             }
@@ -379,9 +382,10 @@ impl Segment<ReadWrite> {
     ///
     /// [`FreezeError`], which holds the segment as it was, and the error:
     ///
-    /// - [`Error::Busy`]: a mapping exists, here or elsewhere, or the kernel
-    ///   uses the pages, as for [`seal`](Self::seal): drop it first (`EBUSY`).
-    ///   A mapping of [`to_read_only`](Self::to_read_only) is no obstacle.
+    /// - [`Error::Busy`]: a mapping exists, here or elsewhere, that was made
+    ///   through a descriptor for writing, be it for reading only: drop it
+    ///   first; or the kernel holds pages, as for [`seal`](Self::seal)
+    ///   (`EBUSY`).
     /// - [`Error::PermissionDenied`]: it is sealed by [`Seals::SEAL`]
     ///   (`EPERM`).
     #[expect(
@@ -413,6 +417,25 @@ impl<A: Access> Segment<A> {
 
 // Conversions.
 impl<A: Access> Segment<A> {
+    /// Makes a second handle on the same segment, with a descriptor of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LimitReached`]: too many descriptors (`EMFILE`).
+    ///
+    /// # Sources
+    ///
+    /// fcntl(2), `F_DUPFD_CLOEXEC`.
+    pub fn try_clone(&self) -> Result<Self> {
+        Ok(Self {
+            fd: duplicate(self.as_fd())?,
+            size: self.size,
+            page_size: self.page_size,
+            options: self.options,
+            _access: PhantomData,
+        })
+    }
+
     /// Opens the segment once more, for reading, to hand that descriptor to
     /// those who shall not write.
     ///
@@ -472,12 +495,19 @@ impl<A: Access> fmt::Debug for Segment<A> {
     }
 }
 
+pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    fd.try_clone_to_owned().map_err(|error| {
+        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        OsError::new("fcntl(F_DUPFD_CLOEXEC)", errno).on(descriptor(fd)).into()
+    })
+}
+
 fn fchmod(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
     stat::fchmod(fd, Mode::from_bits_truncate(mode))
         .map_err(|errno| os_error("fchmod", errno, descriptor(fd)).into())
 }
 
-fn fstat(fd: BorrowedFd<'_>) -> Result<FileStat> {
+pub(crate) fn fstat(fd: BorrowedFd<'_>) -> Result<FileStat> {
     stat::fstat(fd)
         .map_err(|errno| os_error("fstat", errno, descriptor(fd)).into())
 }

@@ -37,6 +37,10 @@ impl From<FileStat> for Stat {
         clippy::cast_sign_loss,
         reason = "the kernel gives sizes and block counts as positive numbers"
     )]
+    #[expect(
+        clippy::unnecessary_cast,
+        reason = "the fields' types differ between architectures"
+    )]
     fn from(stat: FileStat) -> Self {
         Self {
             len: stat.st_size as u64,
@@ -45,11 +49,22 @@ impl From<FileStat> for Stat {
             mode: stat.st_mode & 0o777,
             uid: stat.st_uid,
             gid: stat.st_gid,
-            device: stat.st_dev,
-            inode: stat.st_ino,
-            modified: SystemTime::UNIX_EPOCH
-                + Duration::from_secs(stat.st_mtime as u64)
-                + Duration::from_nanos(stat.st_mtime_nsec as u64),
+            device: stat.st_dev as u64,
+            inode: stat.st_ino as u64,
+            modified: time(stat.st_mtime as i64, stat.st_mtime_nsec as u64),
         }
     }
+}
+
+/// Seconds since 1970, or before: whoever may write the segment may set them.
+fn time(seconds: i64, nanoseconds: u64) -> SystemTime {
+    let whole = Duration::from_secs(seconds.unsigned_abs());
+    let part = Duration::from_nanos(nanoseconds);
+    match seconds {
+        0.. => SystemTime::UNIX_EPOCH.checked_add(whole),
+        _ => SystemTime::UNIX_EPOCH.checked_sub(whole),
+    }
+    .and_then(|time| time.checked_add(part))
+    // Beyond what either type holds.
+    .unwrap_or(SystemTime::UNIX_EPOCH)
 }

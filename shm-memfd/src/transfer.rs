@@ -10,9 +10,12 @@
 //! the end of one may come together with the beginning of the next and its
 //! descriptors. Descriptors come with the first byte of their message. A plain
 //! read(2) of a byte that carries descriptors drops them.
+#![expect(unsafe_code, reason = "lends a descriptor to what sends by it")]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -70,11 +73,12 @@ pub const MAX_DESCRIPTORS: usize = raw::SCM_MAX_FD;
 /// # Sources
 ///
 /// sendmsg(2), unix(7) `SCM_RIGHTS`.
-pub fn send<S: SendWithFd + AsFd>(
-    socket: &S,
+pub fn send(
+    socket: impl AsFd,
     payload: &[u8],
     descriptors: &[BorrowedFd<'_>],
 ) -> Result<()> {
+    let socket = socket.as_fd();
     if payload.is_empty() {
         return Err(Error::EmptyMessage);
     }
@@ -85,18 +89,24 @@ pub fn send<S: SendWithFd + AsFd>(
         });
     }
     let raw: Vec<RawFd> = descriptors.iter().map(|fd| fd.as_raw_fd()).collect();
+    // What sends is implemented for std's sockets, of which any will do: only
+    // its descriptor is used.
+    // SAFETY: std asks that the descriptor be owned, because dropping the
+    // stream closes it: it is never dropped, and open while `socket` borrows it.
+    let stream = unsafe { UnixStream::from_raw_fd(socket.as_raw_fd()) };
+    let stream = ManuallyDrop::new(stream);
     let sent = loop {
-        match without_sigpipe(|| socket.send_with_fd(payload, &raw)) {
+        match without_sigpipe(|| stream.send_with_fd(payload, &raw)) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(libc::EIO);
-                return Err(send_error(socket.as_fd(), errno));
+                return Err(send_error(socket, errno));
             }
             Ok(sent) => break sent,
         }
     };
     // The descriptors went with the first byte.
-    send_rest(socket.as_fd(), payload.get(sent..).unwrap_or_default())
+    send_rest(socket, payload.get(sent..).unwrap_or_default())
 }
 
 /// Makes a call that may write to a closed socket, and takes away the signal
@@ -109,7 +119,6 @@ fn without_sigpipe<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     if before.contains(Signal::SIGPIPE) {
         return call();
     }
-    let _restored = Mask(before);
     let result = call();
     if let Err(error) = &result
         && error.kind() == io::ErrorKind::BrokenPipe
@@ -118,17 +127,9 @@ fn without_sigpipe<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         let _ = raw::sigtimedwait(sigpipe.as_ref(), at_once);
     }
+    // It fails only for an operation that does not exist.
+    let _ = before.thread_set_mask();
     result
-}
-
-/// The signals that this thread holds back, set on drop.
-struct Mask(SigSet);
-
-impl Drop for Mask {
-    fn drop(&mut self) {
-        // It fails only for an operation that does not exist.
-        let _ = self.0.thread_set_mask();
-    }
 }
 
 fn send_rest(socket: BorrowedFd<'_>, mut rest: &[u8]) -> Result<()> {
@@ -167,17 +168,13 @@ fn send_error(socket: BorrowedFd<'_>, errno: i32) -> Error {
 
 /// What [`receive`] brought.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Message {
     /// How many bytes of the buffer were filled; 0 only for an empty datagram.
     pub len: usize,
     /// The descriptors, close-on-exec; at most as many as the caller takes,
     /// and none if the sender sent plain bytes.
     pub descriptors: Vec<OwnedFd>,
-    /// The sender's pidfd, close-on-exec, if `SO_PASSPIDFD` is set on the
-    /// socket (since Linux 6.5). It is the kernel's and not the sender's, and
-    /// does not count as one of the descriptors. None also when this process is
-    /// at its limit of open files.
-    pub pidfd: Option<OwnedFd>,
 }
 
 impl Message {
@@ -232,7 +229,7 @@ pub fn receive(
             result => break result?,
         }
     };
-    let raw::Received { len, flags, descriptors, pidfd } = received;
+    let raw::Received { len, flags, descriptors, .. } = received;
     if flags & libc::MSG_CTRUNC != 0 || descriptors.len() > max {
         let received = descriptors.len();
         return Err(Error::DescriptorsTruncated { received, max });
@@ -246,17 +243,17 @@ pub fn receive(
             .hint("the peer closed its end");
         return Err(Error::Disconnected(os));
     }
-    Ok(Message { len, descriptors, pidfd })
+    Ok(Message { len, descriptors })
 }
 
-/// Whether an empty message is one that somebody sent, and not the end: a
-/// datagram socket has none, since anyone may send to it.
+/// Whether an empty message is a message, and not the end of a connection.
 fn is_datagram(socket: BorrowedFd<'_>) -> bool {
     getsockopt(&socket, sockopt::SockType) == Ok(SockType::Datagram)
 }
 
 /// Who is at the other end of a connected socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Credentials {
     /// The process that connected, or made the pair. It may have handed its end
     /// to another process, and may be gone and its number used again; 0 if it

@@ -12,7 +12,6 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
-use std::process::{self, Command};
 use std::ptr::NonNull;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,11 +19,15 @@ use std::time::{Duration, Instant};
 use integration_tests::alone::{alone, alone_as_root};
 use integration_tests::leaks::{self, unique_name};
 use integration_tests::peer::{DEADLINE, Peer};
-use integration_tests::surroundings::{Refused, refuse};
+use integration_tests::surroundings::{
+    Refused, limit, new_pid_namespace, refuse,
+};
 use nix::fcntl::{FallocateFlags, FcntlArg, FdFlag, fallocate, fcntl};
+use nix::sys::resource::Resource;
 use shm_memfd::{
-    Error, FreezeError, Frozen, FrozenMapping, HugePages, Label, Mapping,
-    PageSize, ReadOnly, ReadWrite, Seals, Segment, SegmentOptions, Size, raw,
+    AsSharedBytes, Error, FreezeError, Frozen, FrozenMapping, HugePages, Label,
+    Mapping, PageSize, ReadOnly, ReadWrite, Seals, Segment, SegmentOptions,
+    Size, raw,
 };
 
 const LEN: usize = 10_000;
@@ -40,6 +43,13 @@ fn filled() -> (Segment, Vec<u8>) {
     let bytes: Vec<u8> = (0..LEN).map(|at| at.to_le_bytes()[0]).collect();
     segment.map().unwrap().bytes().write_at(0, &bytes).unwrap();
     (segment, bytes)
+}
+
+/// Holds `text`, and cannot change any more.
+fn frozen(text: &[u8]) -> Frozen {
+    let segment = segment();
+    segment.map().unwrap().bytes().write_at(0, text).unwrap();
+    segment.freeze().unwrap()
 }
 
 /// Another handle on the same descriptor, for the calls of the standard
@@ -273,7 +283,7 @@ fn the_calls_tell_a_seal_from_other_refusals() {
 
     segment.seal(Seals::SEAL).unwrap();
     assert_eq!(denied(segment.seal(Seals::WRITE).unwrap_err()), libc::EPERM);
-    let FreezeError { segment, error } = segment.freeze().unwrap_err();
+    let FreezeError { segment, error, .. } = segment.freeze().unwrap_err();
     assert_eq!(denied(error), libc::EPERM);
     segment.map().unwrap();
 
@@ -298,10 +308,14 @@ fn frozen_bytes_are_a_slice_that_outlives_the_handle() {
     let (segment, bytes) = filled();
     let frozen = segment.freeze().unwrap();
     assert_eq!(frozen.len(), LEN);
+    assert_eq!(frozen.stat().unwrap().len, LEN as u64);
+    let added = Seals::WRITE | Seals::SHRINK | Seals::GROW | Seals::SEAL;
+    assert_eq!(frozen.seals(), Ok(from_creation() | added));
     let again = Frozen::open(frozen.as_fd().try_clone_to_owned().unwrap());
     let mapping = frozen.map().unwrap();
     drop(frozen);
     assert_eq!(&*mapping, &bytes[..]);
+    assert_eq!(mapping.as_shared_bytes().to_vec(), bytes);
     assert_eq!(&*again.unwrap().map().unwrap(), mapping.as_ref());
 }
 
@@ -344,10 +358,10 @@ fn frozen_bytes_withstand_every_way_to_change_them() {
 fn freezing_waits_for_no_mapping_and_gives_the_segment_back() {
     let (segment, bytes) = filled();
     let writable = segment.map().unwrap();
-    let FreezeError { segment, error } = segment.freeze().unwrap_err();
+    let FreezeError { segment, error, .. } = segment.freeze().unwrap_err();
     assert!(matches!(error, Error::Busy(_)), "{error}");
     assert_eq!(error.raw_os_error(), Some(libc::EBUSY));
-    assert!(error.to_string().contains("mapped"), "{error}");
+    assert!(error.to_string().contains("mapped through"), "{error}");
     assert_eq!(segment.seals(), Ok(from_creation()));
     writable.bytes().write_at(0, b"still writable").unwrap();
     drop(writable);
@@ -742,26 +756,67 @@ fn segments_are_to_be_had_where_executable_ones_are_forbidden() {
     alone_as_root(|| {
         if !fs::exists(SYSCTL).unwrap() {
             writeln!(io::stderr(), "left out: no vm.memfd_noexec").unwrap();
-        } else if process::id() == 1 {
+            return;
+        }
+        // The setting is that of a pid namespace.
+        new_pid_namespace().unwrap();
+        let peer = Peer::fork(|_| -> io::Result<[u8; 0]> {
             // 1: none is, unless it says so; 2: none may say so. The first
             // kernels with this also refused what said nothing.
             for level in ["1", "2"] {
-                fs::write(SYSCTL, level).unwrap();
+                fs::write(SYSCTL, level)?;
                 assert_eq!(segment().seals(), Ok(from_creation()));
             }
             let flags = libc::MFD_CLOEXEC | libc::MFD_EXEC;
             let refused = raw::memfd_create(c"executable", flags).unwrap_err();
             assert_eq!(refused.errno(), libc::EACCES);
-        } else {
-            // The setting is that of a pid namespace, which begins with the
-            // next process: this test once more.
-            // SAFETY: a call without pointers.
-            let unshared = unsafe { libc::unshare(libc::CLONE_NEWPID) };
-            assert_eq!(unshared, 0, "{}", io::Error::last_os_error());
-            let again = Command::new(env::current_exe().unwrap())
-                .args(env::args_os().skip(1))
-                .status();
-            assert!(again.unwrap().success());
+            Ok([])
+        });
+        peer.unwrap().join(DEADLINE).unwrap();
+    });
+}
+
+#[test]
+fn another_user_who_is_handed_frozen_bytes_reads_them() {
+    alone_as_root(|| {
+        let frozen = frozen(b"public");
+        let peer = Peer::fork_as(65_534, |_| {
+            let theirs = Frozen::open(frozen.try_clone()?)?;
+            Ok::<_, Error>(theirs.map()?[..6].to_vec())
+        });
+        let read = peer.unwrap().unwrap().join(DEADLINE).unwrap();
+        assert_eq!(read, b"public");
+    });
+}
+
+#[test]
+fn a_clone_is_the_same_segment_by_a_descriptor_of_its_own() {
+    let segment = segment();
+    let clone = segment.try_clone().unwrap();
+    segment.map().unwrap().bytes().write_at(0, b"one").unwrap();
+    assert_eq!(clone.map().unwrap().bytes().get(0), Ok(*b"one"));
+    let (one, other) = (segment.stat().unwrap(), clone.stat().unwrap());
+    assert_eq!((one.device, one.inode), (other.device, other.inode));
+    drop(segment);
+    let frozen = clone.freeze().unwrap();
+    let again = frozen.try_clone().unwrap();
+    drop(frozen);
+    assert!(again.map().unwrap().starts_with(b"one"));
+}
+
+#[test]
+fn a_clone_without_descriptors_left_is_a_limit() {
+    alone(|| {
+        let (segment, frozen) = (segment(), frozen(b"x"));
+        limit(Resource::RLIMIT_NOFILE, 32).unwrap();
+        let mut fill = Vec::new();
+        while let Ok(file) = File::open("/dev/null") {
+            fill.push(file);
+        }
+        for error in
+            [segment.try_clone().unwrap_err(), frozen.try_clone().unwrap_err()]
+        {
+            assert!(matches!(error, Error::LimitReached(_)), "{error:?}");
         }
     });
 }

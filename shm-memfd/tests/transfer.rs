@@ -335,23 +335,26 @@ fn the_pidfd_that_the_kernel_adds_is_none_of_the_senders_descriptors() {
     alone(|| {
         leaks::assert_none(|| {
             for kind in KINDS {
-                let (mut ours, theirs) = pair(kind);
+                let (ours, theirs) = pair(kind);
                 let supported = switch_on(&theirs, SO_PASSPIDFD);
                 let segment = segment();
+                for with in [1, 2] {
+                    send(&ours, b"!", &vec![segment.as_fd(); with]).unwrap();
+                    let message = receive(&theirs, &mut [0], with).unwrap();
+                    let expected = vec![object(&segment); with];
+                    assert_eq!(objects(&message.descriptors), expected);
+                }
+                // The raw layer tells both.
                 send(&ours, b"!", &[segment.as_fd()]).unwrap();
-                let message = receive(&theirs, &mut [0], 1).unwrap();
-                assert_eq!(message.pidfd.is_some(), supported, "{kind:?}");
-                if let Some(pidfd) = &message.pidfd {
+                let cloexec = libc::MSG_CMSG_CLOEXEC;
+                let raw =
+                    raw::recvmsg(theirs.as_fd(), &mut [0], cloexec).unwrap();
+                assert_eq!(objects(&raw.descriptors), [object(&segment)]);
+                assert_eq!(raw.pidfd.is_some(), supported, "{kind:?}");
+                if let Some(pidfd) = raw.pidfd {
                     let flags = fcntl(pidfd, FcntlArg::F_GETFD).unwrap();
                     assert_eq!(flags, FdFlag::FD_CLOEXEC.bits());
                 }
-                let [fd] = message.into_descriptors().unwrap();
-                assert_eq!(object(fd), object(&segment));
-                // Nor does a message without any have one.
-                ours.write_all(b"!").unwrap();
-                let message = receive(&theirs, &mut [0], 0).unwrap();
-                assert!(message.descriptors.is_empty());
-                assert_eq!(message.pidfd.is_some(), supported);
             }
         });
     });
@@ -364,13 +367,18 @@ fn a_pidfd_that_the_kernel_could_not_make_is_not_taken_for_one() {
             for kind in KINDS {
                 let (mut ours, theirs) = pair(kind);
                 switch_on(&theirs, SO_PASSPIDFD);
-                ours.write_all(b"!").unwrap();
+                ours.write_all(b"12").unwrap();
+                ours.write_all(b"34").unwrap();
                 // The kernel then gives -EMFILE where the pidfd would be.
-                let message =
-                    with_room_for(0, || receive(&theirs, &mut [0], 1).unwrap());
-                assert_eq!(message.len, 1);
-                assert!(message.descriptors.is_empty(), "{message:?}");
-                assert!(message.pidfd.is_none(), "{message:?}");
+                with_room_for(0, || {
+                    let message = receive(&theirs, &mut [0; 2], 1).unwrap();
+                    assert_eq!(message.len, 2);
+                    assert!(message.descriptors.is_empty(), "{message:?}");
+                    let raw = raw::recvmsg(theirs.as_fd(), &mut [0; 2], 0);
+                    let raw = raw.unwrap();
+                    assert!(raw.descriptors.is_empty(), "{raw:?}");
+                    assert!(raw.pidfd.is_none(), "{raw:?}");
+                });
             }
         });
     });
@@ -711,6 +719,21 @@ fn a_peer_that_closes_half_way_through_a_payload_is_told() {
     assert!(matches!(gone, Error::Disconnected(_)), "{gone}");
 }
 
+/// Runs one side under a storm of signals, in a process with one thread, so
+/// that all of them go there; and the other side here.
+fn in_a_storm(
+    storm: impl FnOnce() -> Result<(), Error>,
+    calm: impl FnOnce() -> Result<(), Error>,
+) {
+    let peer = Peer::fork(|_| -> Result<[u8; 0], String> {
+        storm_of_signals(100).map_err(|error| error.to_string())?;
+        storm().map(|()| []).map_err(|error| error.to_string())
+    })
+    .unwrap();
+    calm().unwrap();
+    peer.join(DEADLINE).unwrap();
+}
+
 #[test]
 fn signals_do_not_interrupt_receiving() {
     const MESSAGES: u8 = 20;
@@ -718,23 +741,24 @@ fn signals_do_not_interrupt_receiving() {
         for kind in KINDS {
             let (ours, theirs) = pair(kind);
             let segment = segment();
-            let peer = Peer::fork(|_| -> Result<Vec<u8>, Error> {
+            let receiving = || {
+                for at in 0..MESSAGES {
+                    let mut buffer = [0];
+                    let message = receive(&ours, &mut buffer, 1)?;
+                    assert_eq!(buffer, [at]);
+                    let arrived = objects(&message.descriptors);
+                    assert_eq!(arrived, [object(&segment)]);
+                }
+                Ok(())
+            };
+            in_a_storm(receiving, || {
                 for at in 0..MESSAGES {
                     // Signals come while the other side waits.
                     thread::sleep(Duration::from_millis(1));
                     send(&theirs, &[at], &[segment.as_fd()])?;
                 }
-                Ok(Vec::new())
-            })
-            .unwrap();
-            storm_of_signals(100).unwrap();
-            for at in 0..MESSAGES {
-                let mut buffer = [0];
-                let message = receive(&ours, &mut buffer, 1).unwrap();
-                assert_eq!(buffer, [at]);
-                assert_eq!(objects(&message.descriptors), [object(&segment)]);
-            }
-            peer.join(DEADLINE).unwrap();
+                Ok(())
+            });
         }
     });
 }
@@ -753,25 +777,27 @@ fn signals_do_not_interrupt_sending() {
             let (ours, theirs) = pair(kind);
             ours.set_nonblocking(nonblocking).unwrap();
             let segment = segment();
-            let peer = Peer::fork(|_| -> Result<_, Error> {
+            let payload = pattern(7, len);
+            let sending = || {
+                for _ in 0..messages {
+                    send(&ours, &payload, &[segment.as_fd(); 2])?;
+                }
+                Ok(())
+            };
+            in_a_storm(sending, || {
                 let mut buffer = vec![0; len];
-                let (mut received, mut descriptors) = (Vec::<u8>::new(), 0);
+                let (mut received, mut descriptors) = (Vec::new(), 0);
                 while received.len() < messages * len {
                     // Signals come while the other side waits for room.
                     thread::sleep(Duration::from_millis(2));
                     let message = receive(&theirs, &mut buffer, 2)?;
-                    received.extend(&buffer[..message.len]);
+                    received.extend_from_slice(&buffer[..message.len]);
                     descriptors += message.descriptors.len();
                 }
-                let whole = received.chunks(len).all(|m| m == pattern(7, len));
-                Ok([u8::from(whole && descriptors == 2 * messages)])
-            })
-            .unwrap();
-            storm_of_signals(100).unwrap();
-            for _ in 0..messages {
-                send(&ours, &pattern(7, len), &[segment.as_fd(); 2]).unwrap();
-            }
-            assert_eq!(peer.join(DEADLINE).unwrap(), [1], "{kind:?}");
+                assert!(received == payload.repeat(messages), "{kind:?}");
+                assert_eq!(descriptors, 2 * messages, "{kind:?}");
+                Ok(())
+            });
         }
     });
 }

@@ -7,7 +7,8 @@ use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
 use shm_common::{
-    Access, AsSharedBytes, HugePages, PageSize, Result, SharedBytes, Size,
+    Access, AsSharedBytes, HugePages, OsError, PageSize, Result, SharedBytes,
+    Size,
 };
 
 use crate::raw;
@@ -62,7 +63,11 @@ impl<A: Access> Mapping<A> {
             _access: PhantomData,
         };
         if huge_pages == HugePages::Transparent {
-            mapping.advise(libc::MADV_HUGEPAGE)?;
+            match mapping.advise(libc::MADV_HUGEPAGE) {
+                // A hint, which a kernel built without them does not take.
+                Err(os) if os.errno() == libc::EINVAL => {}
+                advised => advised?,
+            }
         }
         Ok(mapping)
     }
@@ -108,17 +113,17 @@ impl<A: Access> Mapping<A> {
     ///
     /// madvise(2), `MADV_POPULATE_WRITE`.
     pub fn populate(&self) -> Result<()> {
-        self.advise(match A::WRITABLE {
+        let advice = match A::WRITABLE {
             true => libc::MADV_POPULATE_WRITE,
             false => libc::MADV_POPULATE_READ,
-        })
+        };
+        Ok(self.advise(advice)?)
     }
 
-    fn advise(&self, advice: libc::c_int) -> Result<()> {
+    fn advise(&self, advice: libc::c_int) -> Result<(), OsError> {
         // SAFETY: 1. invariant 1: mapped, and mmap begins on a page. 2. The
         // callers in this file only pass advice that leaves contents alone.
-        unsafe { raw::madvise(self.start.cast(), self.mapped_len, advice)? };
-        Ok(())
+        unsafe { raw::madvise(self.start.cast(), self.mapped_len, advice) }
     }
 }
 

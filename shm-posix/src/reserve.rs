@@ -4,14 +4,15 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::stat::fstat;
 use nix::sys::statvfs::fstatvfs;
 use shm_common::{
     Error, HugePages, Object, OsError, PageSize, ReadWrite, Reserve, Result,
-    Size,
+    Size, check_memory,
 };
 
 use crate::identity::DIRECTORY;
-use crate::{Mapping, SegmentOptions, raw};
+use crate::{Mapping, SegmentOptions, Stat, raw};
 
 /// Gives a new object its size and, if wanted, its pages.
 pub(crate) fn set_size(
@@ -19,6 +20,7 @@ pub(crate) fn set_size(
     options: SegmentOptions,
     size: Size,
 ) -> Result<()> {
+    check(fd, options, size)?;
     match (options.reserve, options.huge_pages) {
         (Reserve::OnTouch, _) => {
             Ok(retry(|| raw::ftruncate(fd, offset(size.bytes())))?)
@@ -43,10 +45,46 @@ pub(crate) fn grow(
     from: Size,
     to: Size,
 ) -> Result<()> {
+    if let Ok(more) = Size::new(to.bytes() - from.bytes()) {
+        check(fd, options, more)?;
+    }
     match options.reserve {
         Reserve::Now => reserve(fd, from.bytes(), to),
-        Reserve::OnTouch => Ok(extend(fd, to)?),
+        Reserve::OnTouch => {
+            extend(fd, to).map_err(|os| sort(os, fd, from.bytes(), to))
+        }
     }
+}
+
+/// Refuses what memory cannot hold, before the kernel kills for it. A file
+/// system that is too small for it will say so itself.
+fn check(
+    fd: BorrowedFd<'_>,
+    options: SegmentOptions,
+    more: Size,
+) -> Result<()> {
+    match options.reserve {
+        Reserve::OnTouch => Ok(()),
+        Reserve::Now => match check_memory(more) {
+            Err(error) if has_room(fd, more) => Err(error),
+            _ => Ok(()),
+        },
+    }
+}
+
+fn has_room(fd: BorrowedFd<'_>, more: Size) -> bool {
+    free(fd).is_none_or(|bytes| bytes >= more.bytes() as u64)
+}
+
+/// The bytes that are free in the file system, where it tells and has a limit.
+fn free(fd: BorrowedFd<'_>) -> Option<u64> {
+    let fs = fstatvfs(fd).ok().filter(|fs| fs.blocks() > 0)?;
+    fs.blocks_available().checked_mul(fs.fragment_size()).map(wide)
+}
+
+/// C's counts are narrower on some architectures than on others.
+fn wide(count: impl Into<u64>) -> u64 {
+    count.into()
 }
 
 fn reserve(fd: BorrowedFd<'_>, from: usize, to: Size) -> Result<()> {
@@ -58,16 +96,23 @@ fn reserve(fd: BorrowedFd<'_>, from: usize, to: Size) -> Result<()> {
         Err(os) if os.errno() == libc::EINTR => reserve_in_steps(fd, from, to),
         result => result,
     };
-    reserved.map_err(|os| match os.errno() {
-        libc::ENOSPC => {
-            let free = fstatvfs(fd).ok();
-            let available =
-                free.map(|fs| fs.blocks_available() * fs.fragment_size());
-            let os = os.hint(format!("{DIRECTORY} is full: see its mount"));
-            Error::NoSpace { requested: to, available, os }
-        }
-        _ => os.into(),
-    })
+    reserved.map_err(|os| sort(os, fd, from, to))
+}
+
+/// Tells a full file system from other failures.
+fn sort(os: OsError, fd: BorrowedFd<'_>, from: usize, to: Size) -> Error {
+    if os.errno() != libc::ENOSPC {
+        return os.into();
+    }
+    // A new object is given up now, and with it the pages that it has got so
+    // far: they were free when this began.
+    let own = match from {
+        0 => fstat(fd).map_or(0, |stat| Stat::from(stat).allocated),
+        _ => 0,
+    };
+    let available = free(fd).map(|bytes| bytes.saturating_add(own));
+    let os = os.hint(format!("{DIRECTORY} is full: see its mount"));
+    Error::NoSpace { requested: to, available, os }
 }
 
 /// For a process that gets signals faster than the kernel reserves: each step

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::process;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,8 +11,8 @@ use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
 use nix::sys::stat::{self, FileStat, Mode, SFlag};
 use nix::unistd;
 use shm_common::{
-    Access, Error, HugePages, Object, Origin, OsError, ReadOnly, ReadWrite,
-    Result, Size, SizeFault,
+    Access, Creator, Error, HugePages, Object, Origin, OsError, ReadOnly,
+    ReadWrite, Result, Size, SizeFault,
 };
 
 use crate::identity::DIRECTORY;
@@ -37,7 +36,7 @@ pub struct Segment<A: Access = ReadWrite> {
     options: SegmentOptions,
     /// The process whose drop removes the name; none for handles that were
     /// opened or kept.
-    owner: Option<u32>,
+    owner: Option<Creator>,
     _access: PhantomData<A>,
 }
 
@@ -53,10 +52,14 @@ impl Segment<ReadWrite> {
     /// - [`Error::NoSpace`]: `/dev/shm` has not that much room (`ENOSPC`).
     /// - [`Error::PermissionDenied`]: `/dev/shm` cannot be written (`EACCES`).
     /// - [`Error::LimitReached`]: too many descriptors (`EMFILE`, `ENFILE`).
+    /// - [`Error::NotReady`]: only without `O_TMPFILE` or `/proc`: another
+    ///   program holds a lock on it at once, for longer than
+    ///   [`SegmentOptions::open_timeout`].
     ///
     /// # Crashes
     ///
-    /// A size beyond `RLIMIT_FSIZE` is a `SIGXFSZ`, as for any file.
+    /// A size beyond `RLIMIT_FSIZE` is a `SIGXFSZ`, as for any file; where that
+    /// is ignored or blocked, [`Error::LimitReached`] (`EFBIG`).
     ///
     /// # Sources
     ///
@@ -148,11 +151,10 @@ impl Segment<ReadWrite> {
             let fd = raw::shm_open(name.as_c_str(), flags, options.mode)?;
             // From here on, dropping this removes the name again.
             let segment = Self::owned(fd, options, name, size);
-            // A reaper may have come before the lock: begin again.
-            match raw::flock(segment.as_fd(), libc::LOCK_SH | libc::LOCK_NB) {
-                Err(os) if os.errno() == libc::EWOULDBLOCK => continue,
-                locked => locked?,
-            }
+            // A reaper may have come before the lock. Until it has decided, the
+            // name must stay: were it removed and taken anew meanwhile, the
+            // reaper would remove the new one.
+            wait_for_lock(&segment)?;
             if segment.stat()?.links == 0 {
                 continue;
             }
@@ -172,7 +174,7 @@ impl Segment<ReadWrite> {
             name: name.clone(),
             size,
             options,
-            owner: Some(process::id()),
+            owner: Some(Creator::this_process()),
             _access: PhantomData,
         }
     }
@@ -216,8 +218,11 @@ impl Segment<ReadWrite> {
         name: &Name,
         size: Size,
     ) -> Result<(Self, Origin)> {
-        let deadline = Instant::now() + options.open_timeout;
+        // How often others may create and remove the name between our two looks.
+        const ATTEMPTS: usize = 100;
+        let mut attempt = 0;
         loop {
+            attempt += 1;
             match Self::open_with(options, name) {
                 Ok(found) if found.len() < size.bytes() => {
                     return Err(Error::WrongSize {
@@ -232,7 +237,7 @@ impl Segment<ReadWrite> {
             match Self::create_with(options, name, size) {
                 Ok(created) => return Ok((created, Origin::Created)),
                 // Another caller was quicker: open what it made.
-                Err(Error::AlreadyExists(_)) if Instant::now() < deadline => {}
+                Err(Error::AlreadyExists(_)) if attempt < ATTEMPTS => {}
                 Err(error) => return Err(error),
             }
         }
@@ -279,7 +284,20 @@ impl<A: Access> Segment<A> {
             false => libc::O_RDONLY,
         };
         // O_NONBLOCK: should the name be a FIFO, do not wait for its writer.
-        let fd = raw::shm_open(name.as_c_str(), access | libc::O_NONBLOCK, 0)?;
+        let flags = access | libc::O_NONBLOCK;
+        let fd = match raw::shm_open(name.as_c_str(), flags, 0) {
+            // A symbolic link, a directory (of which the C library makes
+            // EINVAL), a socket.
+            Err(os)
+                if matches!(
+                    os.errno(),
+                    libc::ELOOP | libc::EISDIR | libc::EINVAL | libc::ENXIO
+                ) =>
+            {
+                return Err(wrong_kind(name));
+            }
+            opened => opened?,
+        };
         match raw::flock(fd.as_fd(), libc::LOCK_SH | libc::LOCK_NB) {
             // A reaper is deciding about it.
             Err(os) if os.errno() == libc::EWOULDBLOCK => return Ok(None),
@@ -289,10 +307,7 @@ impl<A: Access> Segment<A> {
         if SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
             != SFlag::S_IFREG
         {
-            return Err(Error::WrongKind {
-                object: name.object(),
-                expected: "regular file",
-            });
+            return Err(wrong_kind(name));
         }
         // Removed since we opened it, or not yet sized by a creator that does
         // not publish it whole.
@@ -394,20 +409,24 @@ impl Segment<ReadWrite> {
     ///
     /// # Errors
     ///
-    /// - [`Error::InvalidSize`]: smaller than now. A segment never shrinks
-    ///   here, because that would be a `SIGBUS` for whoever has the end mapped.
+    /// - [`Error::InvalidSize`]: smaller than this handle's. A segment never
+    ///   shrinks here, because that would be a `SIGBUS` for whoever has the end
+    ///   mapped.
     /// - [`Error::NoSpace`]: as for [`create`](Self::create); the size is as
     ///   before, though some pages may already be reserved.
     #[doc(alias = "ftruncate")]
     pub fn resize(&mut self, size: Size) -> Result<()> {
         let now = Size::try_from(self.stat()?.len)?;
-        if size < now {
+        if size.bytes() < self.len() {
             return Err(Error::InvalidSize {
                 given: size.to_string(),
                 fault: SizeFault::Shrinks,
             });
         }
-        reserve::grow(self.as_fd(), self.options, now, size)?;
+        // Another process may have made it longer already.
+        if size > now {
+            reserve::grow(self.as_fd(), self.options, now, size)?;
+        }
         self.size = size;
         Ok(())
     }
@@ -456,7 +475,7 @@ impl<A: Access> Segment<A> {
 
 impl<A: Access> Drop for Segment<A> {
     fn drop(&mut self) {
-        if self.owner == Some(process::id()) {
+        if self.owner.is_some_and(Creator::is_this_process) {
             // What fails here cannot be told; `unlink` can be called before.
             let _ = self.unlink();
         }
@@ -476,9 +495,27 @@ impl<A: Access> fmt::Debug for Segment<A> {
             .field("name", &self.name)
             .field("len", &self.len())
             .field("writable", &A::WRITABLE)
-            .field("owner", &self.owner)
+            .field("owner", &self.owner.is_some())
             .field("fd", &self.fd.as_raw_fd())
             .finish()
+    }
+}
+
+/// Takes the shared lock of a segment that a reaper, or another program, may
+/// have locked.
+fn wait_for_lock(segment: &Segment) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        match raw::flock(segment.as_fd(), libc::LOCK_SH | libc::LOCK_NB) {
+            Err(os) if os.errno() == libc::EWOULDBLOCK => {}
+            locked => return Ok(locked?),
+        }
+        let waited = begun.elapsed();
+        if waited >= segment.options.open_timeout {
+            let object = segment.name.object();
+            return Err(Error::NotReady { object, waited });
+        }
+        thread::sleep(PAUSE);
     }
 }
 
@@ -492,6 +529,10 @@ fn prepare(
     // the umask instead would change it for every thread of the process.
     fchmod(fd, options.mode)?;
     reserve::set_size(fd, options, size)
+}
+
+fn wrong_kind(name: &Name) -> Error {
+    Error::WrongKind { object: name.object(), expected: "regular file" }
 }
 
 fn fchmod(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {

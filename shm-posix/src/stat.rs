@@ -52,11 +52,22 @@ impl From<FileStat> for Stat {
             uid: stat.st_uid,
             gid: stat.st_gid,
             links: stat.st_nlink as u64,
-            device: stat.st_dev,
-            inode: stat.st_ino,
-            modified: SystemTime::UNIX_EPOCH
-                + Duration::from_secs(stat.st_mtime as u64)
-                + Duration::from_nanos(stat.st_mtime_nsec as u64),
+            device: stat.st_dev as u64,
+            inode: stat.st_ino as u64,
+            modified: time(stat.st_mtime as i64, stat.st_mtime_nsec as u64),
         }
     }
+}
+
+/// Seconds since 1970, or before: whoever may write the segment may set them.
+fn time(seconds: i64, nanoseconds: u64) -> SystemTime {
+    let whole = Duration::from_secs(seconds.unsigned_abs());
+    let part = Duration::from_nanos(nanoseconds);
+    match seconds {
+        0.. => SystemTime::UNIX_EPOCH.checked_add(whole),
+        _ => SystemTime::UNIX_EPOCH.checked_sub(whole),
+    }
+    .and_then(|time| time.checked_add(part))
+    // Beyond what either type holds.
+    .unwrap_or(SystemTime::UNIX_EPOCH)
 }

@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     empty(contents, File::create(&path)?)?;
     state.store(2, Ordering::Release);
 
-    eprintln!("{} bytes from {}", contents.len(), segment.id());
+    eprintln!("{} bytes from id {}", contents.len(), segment.id());
     Ok(())
 }
 

@@ -34,7 +34,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let state = bytes.atomic_u32(STATE)?;
     state.store(1, Ordering::Release);
 
-    eprintln!("{len} bytes in {}: run receive within a minute", segment.id());
+    eprintln!(
+        "{len} bytes in id {}: run receive within a minute",
+        segment.id()
+    );
     wait_for(state, 2)
 }
 

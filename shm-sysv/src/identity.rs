@@ -22,7 +22,7 @@ use crate::raw;
 /// use shm_sysv::Key;
 ///
 /// assert_eq!("0x1234".parse::<Key>()?, Key::new(0x1234));
-/// assert_eq!(Key::new(0x1234).to_string(), "key 0x1234");
+/// assert_eq!(Key::new(0x1234).to_string(), "0x1234");
 /// # Ok::<(), shm_sysv::Error>(())
 /// ```
 ///
@@ -98,9 +98,10 @@ impl FromStr for Key {
     }
 }
 
+/// Hexadecimal, as ipcs(1) prints keys; reads back as the same key.
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.object().fmt(f)
+        write!(f, "{:#x}", self.0)
     }
 }
 
@@ -169,13 +170,16 @@ impl FromStr for Id {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        text.parse().map_err(|_| not_a_number(text)).and_then(Self::new)
+        let number = text.parse().ok();
+        let id = number.and_then(|number| Self::new(number).ok());
+        id.ok_or_else(|| not_a_number(text))
     }
 }
 
+/// Decimal, as ipcs(1) prints identifiers; reads back as the same.
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Object::Id(self.0).fmt(f)
+        self.0.fmt(f)
     }
 }
 

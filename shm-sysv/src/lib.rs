@@ -13,7 +13,7 @@
 //! | step | our call | system call | what exists now |
 //! |---|---|---|---|
 //! | create | [`Segment::create`] | `shmget`, `shmat`, `madvise` | a segment, attached by its handle |
-//! | open | [`Segment::open`] | `shmget`, `shmctl(IPC_STAT)`, `shmat` | one more attachment |
+//! | open | [`Segment::open`] | `shmget`, `shmat`, `shmctl(IPC_STAT)` | one more attachment |
 //! | map | [`Segment::map`] | | the attachment in use |
 //! | unmap | drop [`Mapping`] and [`Segment`] | `shmdt` | one attachment less |
 //! | remove | drop the creating [`Segment`], or [`Segment::remove`] | `shmctl(IPC_RMID)` | no key; attachments go on |

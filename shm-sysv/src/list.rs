@@ -1,6 +1,6 @@
 //! Only here: every segment of the system, for the kernel keeps a table.
 
-use shm_common::Result;
+use shm_common::{OsError, Result};
 
 use crate::{Id, Stat, raw};
 
@@ -34,12 +34,20 @@ use crate::{Id, Stat, raw};
 pub fn list() -> Result<Vec<Stat>> {
     let (highest, _) = raw::shmctl_shm_info()?;
     let mut stats = Vec::new();
+    // Until a call tells, it may be that the kernel has no SHM_STAT_ANY.
+    let mut any: Option<bool> = None;
     for index in 0..=highest {
-        let found =
-            raw::shmctl_shm_stat_any(index).or_else(|os| match os.errno() {
-                libc::EINVAL => raw::shmctl_shm_stat(index),
-                _ => Err(os),
-            });
+        let mut found = match any {
+            Some(false) => raw::shmctl_shm_stat(index),
+            _ => raw::shmctl_shm_stat_any(index),
+        };
+        // Nothing at this index, or no such command?
+        if any.is_none() && found.as_ref().is_err_and(is_invalid) {
+            found = raw::shmctl_shm_stat(index);
+            any = found.is_ok().then_some(false);
+        } else if found.is_ok() {
+            any.get_or_insert(true);
+        }
         match found {
             Ok((id, stat)) => {
                 stats.push(Stat::new(Id::from_kernel(id), &stat));
@@ -54,4 +62,8 @@ pub fn list() -> Result<Vec<Stat>> {
         }
     }
     Ok(stats)
+}
+
+fn is_invalid(os: &OsError) -> bool {
+    os.errno() == libc::EINVAL
 }

@@ -7,7 +7,8 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use shm_common::{
-    Access, AsSharedBytes, HugePages, PageSize, Result, SharedBytes, Size,
+    Access, AsSharedBytes, HugePages, OsError, PageSize, Result, SharedBytes,
+    Size,
 };
 
 use crate::identity::by_id;
@@ -48,13 +49,15 @@ struct Attachment {
 }
 
 impl<A: Access> Mapping<A> {
+    /// Attaches the segment, whose size is told by `size` once it is attached:
+    /// from then on its identifier cannot come to mean another segment, of
+    /// another size.
     pub(crate) fn new(
         id: Id,
-        size: Size,
+        size: impl FnOnce() -> Result<Size>,
         page_size: PageSize,
         huge_pages: HugePages,
     ) -> Result<Self> {
-        let mapped_len = page_size.round_up(size)?.bytes();
         let flags = match A::WRITABLE {
             true => 0,
             false => libc::SHM_RDONLY,
@@ -62,13 +65,19 @@ impl<A: Access> Mapping<A> {
         // SAFETY: 1. no SHM_REMAP.
         let start = unsafe { raw::shmat(id.as_raw(), flags) };
         let start = start.map_err(by_id)?.cast();
-        let len = size.bytes();
-        let mapping = Self {
-            attachment: Arc::new(Attachment { start, len, mapped_len }),
-            _access: PhantomData,
-        };
+        // From here on, dropping this detaches it again.
+        let mut attachment = Attachment { start, len: 0, mapped_len: 0 };
+        let size = size()?;
+        attachment.len = size.bytes();
+        attachment.mapped_len = page_size.round_up(size)?.bytes();
+        let mapping =
+            Self { attachment: Arc::new(attachment), _access: PhantomData };
         if huge_pages == HugePages::Transparent {
-            mapping.advise(libc::MADV_HUGEPAGE)?;
+            match mapping.advise(libc::MADV_HUGEPAGE) {
+                // A hint, which a kernel built without them does not take.
+                Err(os) if os.errno() == libc::EINVAL => {}
+                advised => advised?,
+            }
         }
         Ok(mapping)
     }
@@ -123,18 +132,18 @@ impl<A: Access> Mapping<A> {
     ///
     /// madvise(2), `MADV_POPULATE_WRITE`.
     pub fn populate(&self) -> Result<()> {
-        self.advise(match A::WRITABLE {
+        let advice = match A::WRITABLE {
             true => libc::MADV_POPULATE_WRITE,
             false => libc::MADV_POPULATE_READ,
-        })
+        };
+        Ok(self.advise(advice)?)
     }
 
-    fn advise(&self, advice: libc::c_int) -> Result<()> {
+    fn advise(&self, advice: libc::c_int) -> Result<(), OsError> {
         let Attachment { start, mapped_len, .. } = *self.attachment;
         // SAFETY: 1. invariant 1: attached, and shmat begins on a page. 2. The
         // callers in this file only pass advice that leaves contents alone.
-        unsafe { raw::madvise(start.cast(), mapped_len, advice)? };
-        Ok(())
+        unsafe { raw::madvise(start.cast(), mapped_len, advice) }
     }
 }
 

@@ -3,10 +3,19 @@
 use std::sync::atomic::Ordering;
 
 use shm_common::{
-    Error, HugePages, PageSize, ReadWrite, Reserve, Result, Size,
+    Error, HugePages, PageSize, ReadWrite, Reserve, Result, Size, check_memory,
 };
 
 use crate::{Mapping, SegmentOptions};
+
+/// Refuses what memory cannot hold, before the kernel kills for it. The pages of
+/// a pool are set aside, and no part of that memory.
+pub(crate) fn check(options: SegmentOptions, size: Size) -> Result<()> {
+    match (options.reserve, options.huge_pages) {
+        (Reserve::OnTouch, _) | (_, HugePages::Pool(_)) => Ok(()),
+        (Reserve::Now, _) => check_memory(size),
+    }
+}
 
 /// Gives a new segment its pages, if wanted. System V has no call for that: the
 /// pages are touched through the attachment, by the kernel where it can.

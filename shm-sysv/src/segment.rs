@@ -1,11 +1,10 @@
 //! A System V segment: shmget → shmat → shmdt → shmctl.
 
 use std::fmt;
-use std::process;
 
 use shm_common::{
-    Access, Error, HugePages, Origin, OsError, PageSize, ReadOnly, ReadWrite,
-    Reserve, Result, Size,
+    Access, Creator, Error, HugePages, Origin, OsError, PageSize, ReadOnly,
+    ReadWrite, Reserve, Result, Size,
 };
 
 use crate::identity::by_id;
@@ -29,7 +28,7 @@ pub struct Segment<A: Access = ReadWrite> {
     options: SegmentOptions,
     /// The process whose drop removes the segment; none for handles that were
     /// opened or kept.
-    owner: Option<u32>,
+    owner: Option<Creator>,
 }
 
 // Create.
@@ -68,9 +67,11 @@ impl Segment<ReadWrite> {
             HugePages::Pool(page) => page,
             _ => PageSize::base(),
         };
+        reserve::check(options, size)?;
         let id = create_id(options, key, size)?;
         let huge_pages = options.huge_pages;
-        let mapping = match Mapping::new(id, size, page_size, huge_pages) {
+        let mapping = match Mapping::new(id, || Ok(size), page_size, huge_pages)
+        {
             Ok(mapping) => mapping,
             Err(error) => {
                 // The error that counts is the first.
@@ -78,7 +79,7 @@ impl Segment<ReadWrite> {
                 return Err(error);
             }
         };
-        let owner = Some(process::id());
+        let owner = Some(Creator::this_process());
         // From here on, dropping this removes the segment again.
         let mut segment = Self { id, mapping, size, page_size, options, owner };
         if options.remove_on_last_detach {
@@ -117,6 +118,12 @@ fn create_id(options: SegmentOptions, key: Key, size: Size) -> Result<Id> {
             (libc::ENOMEM, HugePages::Pool(_)) => Error::OutOfMemory(
                 os.hint("too few huge pages are free: see vm.nr_hugepages"),
             ),
+            (libc::EPERM, HugePages::Pool(_)) => {
+                Error::PermissionDenied(os.hint(
+                    "this user may not have huge pages: see \
+                         vm.hugetlb_shm_group",
+                ))
+            }
             _ => os.into(),
         }),
     }
@@ -235,10 +242,10 @@ impl<A: Access> Segment<A> {
         options: SegmentOptions,
         id: Id,
     ) -> Result<Self> {
-        let stat = stat(id)?;
-        let size = Size::try_from(stat.len)?;
         let page_size = PageSize::base();
+        let size = || Size::try_from(stat(id)?.len);
         let mapping = Mapping::new(id, size, page_size, options.huge_pages)?;
+        let size = Size::new(mapping.len())?;
         Ok(Self { id, mapping, size, page_size, options, owner: None })
     }
 }
@@ -302,7 +309,7 @@ impl Segment<ReadWrite> {
     /// See [`Mapping`].
     pub fn map_read_only(&self) -> Result<Mapping<ReadOnly>> {
         let huge_pages = self.options.huge_pages;
-        Mapping::new(self.id, self.size, self.page_size, huge_pages)
+        Mapping::new(self.id, || Ok(self.size), self.page_size, huge_pages)
     }
 }
 
@@ -370,7 +377,7 @@ impl<A: Access> Segment<A> {
 impl<A: Access> Drop for Segment<A> {
     fn drop(&mut self) {
         // Before the fields, and so the attachment, are dropped.
-        if self.owner == Some(process::id()) {
+        if self.owner.is_some_and(Creator::is_this_process) {
             // What fails here cannot be told; `remove` can be called before.
             let _ = self.remove();
         }
@@ -383,7 +390,7 @@ impl<A: Access> fmt::Debug for Segment<A> {
             .field("id", &self.id)
             .field("len", &self.len())
             .field("writable", &A::WRITABLE)
-            .field("owner", &self.owner)
+            .field("owner", &self.owner.is_some())
             .finish()
     }
 }

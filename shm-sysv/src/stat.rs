@@ -1,5 +1,6 @@
 //! A snapshot of what the kernel knows about a segment.
 
+use std::fs;
 use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
@@ -65,7 +66,7 @@ impl Stat {
     pub fn is_abandoned(&self) -> bool {
         self.attachments == 0
             && self.creator_pid > 0
-            && kill(Pid::from_raw(self.creator_pid), None) == Err(Errno::ESRCH)
+            && !is_alive(self.creator_pid)
     }
 
     #[expect(
@@ -82,22 +83,44 @@ impl Stat {
             gid: stat.shm_perm.gid,
             creator_uid: stat.shm_perm.cuid,
             creator_gid: stat.shm_perm.cgid,
-            key: Key::new(stat.shm_perm.__key),
+            key: Key::new(key_of(&stat.shm_perm)),
             id,
             attachments: stat.shm_nattch as u64,
             creator_pid: stat.shm_cpid,
             last_pid: stat.shm_lpid,
             removed: mode & raw::SHM_DEST != 0,
             locked: mode & raw::SHM_LOCKED != 0,
-            attached: time(stat.shm_atime),
-            detached: time(stat.shm_dtime),
-            changed: time(stat.shm_ctime).unwrap_or(SystemTime::UNIX_EPOCH),
+            attached: time(stat.shm_atime as i64),
+            detached: time(stat.shm_dtime as i64),
+            changed: time(stat.shm_ctime as i64)
+                .unwrap_or(SystemTime::UNIX_EPOCH),
         }
     }
 }
 
+/// Whether the process runs. One that is dead and not yet waited for, which some
+/// containers' first process never does, does not.
+fn is_alive(pid: i32) -> bool {
+    if kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH) {
+        return false;
+    }
+    // "7 (name, of any characters) S 1 …"
+    let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let after_name = stat.iter().rposition(|byte| *byte == b')');
+    let state = after_name.and_then(|at| stat.get(at + 2));
+    !matches!(state, Some(b'Z' | b'X'))
+}
+
+/// The C libraries do not agree on the field's name.
+fn key_of(permissions: &libc::ipc_perm) -> i32 {
+    #[cfg(not(target_env = "musl"))]
+    return permissions.__key;
+    #[cfg(target_env = "musl")]
+    return permissions.__ipc_perm_key;
+}
+
 /// Seconds since 1970, where 0 stands for never.
-fn time(seconds: libc::time_t) -> Option<SystemTime> {
+fn time(seconds: i64) -> Option<SystemTime> {
     let seconds = u64::try_from(seconds).ok().filter(|s| *s > 0)?;
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }

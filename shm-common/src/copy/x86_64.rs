@@ -3,6 +3,7 @@
 //! | bytes | how |
 //! |---|---|
 //! | 1, 2, 4, 8, 16 | one load and one store; inline where `len` is a constant |
+//! | 32, 64 | out of or into private memory: by 16 bytes; inline where `len` is a constant |
 //! | up to 256 | all loads, then all stores: one half counts from the start, the other back from the end, and they meet or overlap |
 //! | more | the same for 64 bytes at each end; in between, blocks of 64 that start on a cache line of the destination |
 //!
@@ -28,7 +29,13 @@ static AVX: AtomicBool = AtomicBool::new(cfg!(target_feature = "avx"));
 macro_rules! by_word {
     ($word:ident, $src:ident, $dst:ident, $len:ident) => {
         match $len {
-            // Named, so that it is tested first. SAFETY: 1. to 3. are promised
+            // The sizes of half a cache line and a whole one, which records
+            // have: a call would take as long as the copy.
+            // SAFETY: 1. to 3. are promised to us. 4. is the pattern.
+            64 => unsafe { $word::<[__m128i; 4]>($src, $dst) },
+            // SAFETY: as for 64.
+            32 => unsafe { $word::<[__m128i; 2]>($src, $dst) },
+            // Named, so that it is tested early. SAFETY: 1. to 3. are promised
             // to us; private memory may be accessed as if it were shared.
             17.. => unsafe { transfer($src, $dst, $len) },
             // SAFETY: 1. to 3. are promised to us. 4. is the pattern.
@@ -120,17 +127,14 @@ pub(crate) unsafe fn transfer(src: *const u8, dst: *mut u8, len: usize) {
 /// 2. Whoever in this program accesses those bytes during the call does so
 ///    atomically.
 pub(crate) unsafe fn fill(dst: *mut u8, value: u8, len: usize) {
-    if len >= 512 {
-        // SAFETY: does what relaxed stores of the bytes could do, which 1. and
-        // 2. allow. The direction flag is clear, as `asm!` guarantees.
-        unsafe {
-            asm!(
-                "rep stosb",
-                in("al") value,
-                inout("rdi") dst => _,
-                inout("rcx") len => _,
-                options(nostack, preserves_flags),
-            );
+    if len > 128 {
+        if len < (16 << 10) && AVX.load(Ordering::Relaxed) {
+            // SAFETY: 1. and 2. are promised to us; 3. and 4. were just
+            // checked.
+            unsafe { fill_avx(dst, value, len) }
+        } else {
+            // SAFETY: 1. and 2. are promised to us.
+            unsafe { fill_long(dst, value, len) }
         }
     } else if let Some(last) = len.checked_sub(16) {
         // SAFETY: SSE2 is part of x86-64.
@@ -146,6 +150,67 @@ pub(crate) unsafe fn fill(dst: *mut u8, value: u8, len: usize) {
             // SAFETY: 1. and 2. are our 1. and 2.
             unsafe { value.store(dst.wrapping_add(at)) };
         }
+    }
+}
+
+/// [`fill`] for any length; from 16 KiB up nothing is quicker.
+///
+/// # Safety
+///
+/// 1. and 2. as for [`fill`].
+#[inline(never)]
+pub(super) unsafe fn fill_long(dst: *mut u8, value: u8, len: usize) {
+    find_avx();
+    // SAFETY: does what relaxed stores of the bytes could do, which 1. and 2.
+    // allow. The direction flag is clear, as `asm!` guarantees.
+    unsafe {
+        asm!(
+            "rep stosb",
+            in("al") value,
+            inout("rdi") dst => _,
+            inout("rcx") len => _,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// [`fill`] for `len > 128`, with AVX.
+///
+/// # Safety
+///
+/// 1. and 2. as for [`fill`]. 3. `len` is more than 128. 4. AVX is usable.
+#[inline(always)]
+unsafe fn fill_avx(dst: *mut u8, value: u8, len: usize) {
+    // SAFETY: SSE2 is part of x86-64.
+    let pattern = unsafe { _mm_set1_epi8(value.cast_signed()) };
+    // As in `transfer_avx`: the head reaches the first block, which starts
+    // before the tail by 3., and the last ends inside it.
+    let first = dst.wrapping_add(64 - dst.addr() % 64);
+    let tail = dst.wrapping_add(len - 64);
+    // SAFETY: does what relaxed stores of the bytes could do, which 1. and 2.
+    // allow; all are inside, see above. The instructions exist by 4.; the
+    // vector registers are declared as overwritten.
+    unsafe {
+        asm!(
+            "vinsertf128 ymm0, ymm0, xmm0, 1",
+            "vmovdqu [{dst}], ymm0",
+            "vmovdqu [{dst} + 32], ymm0",
+            "2:",
+            "vmovdqu [rcx], ymm0",
+            "vmovdqu [rcx + 32], ymm0",
+            "add rcx, 64",
+            "cmp rcx, {tail}",
+            "jb 2b",
+            "vmovdqu [{tail}], ymm0",
+            "vmovdqu [{tail} + 32], ymm0",
+            "vzeroupper",
+            dst = in(reg) dst,
+            tail = in(reg) tail,
+            inout("rcx") first => _,
+            inout("xmm0") pattern => _,
+            clobber_abi("sysv64"),
+            options(nostack),
+        );
     }
 }
 
@@ -217,6 +282,30 @@ words! {
 #[cfg(target_feature = "avx")]
 words! {
     __m128i: xmm_reg, "vmovdqu {value}, [{from}]", "vmovdqu [{to}], {value}";
+}
+
+/// Several, which are all loaded before any is stored.
+impl<const N: usize> Word for [__m128i; N] {
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> Self {
+        std::array::from_fn(
+            #[inline(always)]
+            |index| {
+                let from = from.wrapping_add(index * size_of::<__m128i>());
+                // SAFETY: 1. and 2. are our 1. and 2., of which it is a part.
+                unsafe { __m128i::load(from) }
+            },
+        )
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut u8) {
+        for (index, word) in self.into_iter().enumerate() {
+            let to = to.wrapping_add(index * size_of::<__m128i>());
+            // SAFETY: 1. and 2. are our 1. and 2., of which it is a part.
+            unsafe { word.store(to) };
+        }
+    }
 }
 
 /// [`read`] for one word.

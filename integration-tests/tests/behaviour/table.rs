@@ -1,0 +1,305 @@
+//! Rows and cells, and how they are run.
+
+use std::fmt;
+use std::io;
+
+use integration_tests::peer::{DEADLINE, JoinError, Peer};
+use nix::errno::Errno;
+use nix::unistd::Uid;
+use shm_common::OsError;
+
+/// Rows on one subject.
+pub struct Chapter {
+    pub title: &'static str,
+    pub rows: &'static [Row],
+}
+
+/// One question, and what each mechanism answers.
+pub struct Row {
+    pub question: &'static str,
+    pub sysv: Cell,
+    pub posix: Cell,
+    pub memfd: Cell,
+    pub dmabuf: Cell,
+}
+
+impl Row {
+    /// For `..Row::REST`: a mechanism that is left out of a row has no answer.
+    pub const REST: Self = Self {
+        question: "",
+        sysv: Cell::None,
+        posix: Cell::None,
+        memfd: Cell::None,
+        dmabuf: Cell::None,
+    };
+
+    pub fn cells(&self) -> [(&'static str, &Cell); 4] {
+        [
+            ("System V", &self.sysv),
+            ("POSIX", &self.posix),
+            ("memfd", &self.memfd),
+            ("dma-buf", &self.dmabuf),
+        ]
+    }
+}
+
+pub enum Cell {
+    /// The question makes no sense there.
+    None,
+    Probe(Probe),
+}
+
+pub struct Probe {
+    pub expected: Expected,
+    pub needs: Needs,
+    pub file: &'static str,
+    pub line: u32,
+    pub run: fn() -> Found,
+}
+
+/// What a probe sees.
+pub enum Expected {
+    Always(&'static str),
+    /// Another answer since a version of Linux.
+    Since {
+        version: (u32, u32),
+        now: &'static str,
+        before: &'static str,
+    },
+    /// The same, and later releases of older series got the change too: below
+    /// that version either answer is right.
+    Backported {
+        version: (u32, u32),
+        now: &'static str,
+        before: &'static str,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    Nothing,
+    Root,
+    /// A device node, and root, who may open it.
+    Device(&'static str),
+}
+
+/// The drivers that make dma-bufs.
+pub const HEAP: Needs = Needs::Device("/dev/dma_heap/system");
+pub const UDMABUF: Needs = Needs::Device("/dev/udmabuf");
+
+/// A text for the cell; or what kept the probe from seeing anything.
+pub type Found = Result<String, Unexpected>;
+
+/// A step that should have worked did not.
+#[derive(Debug)]
+pub struct Unexpected(String);
+
+impl fmt::Display for Unexpected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+macro_rules! unexpected_from {
+    ($($error:ty),*) => {$(
+        impl From<$error> for Unexpected {
+            fn from(error: $error) -> Self {
+                Self(error.to_string())
+            }
+        }
+    )*};
+}
+
+unexpected_from!(OsError, Errno, io::Error, shm_common::Error, JoinError, &str);
+
+/// A cell: what is expected, and the probe as a block that gives [`Found`].
+macro_rules! probe {
+    ($expected:expr, $body:block) => {
+        probe!($expected, $crate::table::Needs::Nothing, $body)
+    };
+    ($expected:expr, root, $body:block) => {
+        probe!($expected, $crate::table::Needs::Root, $body)
+    };
+    ($expected:expr, heap, $body:block) => {
+        probe!($expected, $crate::table::HEAP, $body)
+    };
+    ($expected:expr, udmabuf, $body:block) => {
+        probe!($expected, $crate::table::UDMABUF, $body)
+    };
+    ($expected:expr, $needs:expr, $body:block) => {
+        $crate::table::Cell::Probe($crate::table::Probe {
+            expected: $expected,
+            needs: $needs,
+            file: file!(),
+            line: line!(),
+            run: || $body,
+        })
+    };
+}
+pub(crate) use probe;
+
+/// Expected on every kernel.
+pub const fn always(text: &'static str) -> Expected {
+    Expected::Always(text)
+}
+
+impl Expected {
+    /// Whether that is right on a kernel.
+    fn allows(&self, found: &str, kernel: (u32, u32)) -> bool {
+        match self {
+            Self::Always(text) => found == *text,
+            Self::Since { version, now, before } => {
+                found == if kernel >= *version { *now } else { *before }
+            }
+            Self::Backported { version, now, before } => {
+                found == *now || kernel < *version && found == *before
+            }
+        }
+    }
+}
+
+impl fmt::Display for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Always(text) => write!(f, "{text:?}"),
+            Self::Since { version: (major, minor), now, before }
+            | Self::Backported { version: (major, minor), now, before } => {
+                write!(f, "{now:?} since {major}.{minor}, before: {before:?}")
+            }
+        }
+    }
+}
+
+impl Probe {
+    /// Whether this machine and this user have what it needs.
+    pub fn can_run(&self) -> bool {
+        match self.needs {
+            Needs::Nothing => true,
+            Needs::Root => Uid::effective().is_root(),
+            Needs::Device(path) => {
+                Uid::effective().is_root()
+                    && std::path::Path::new(path).exists()
+            }
+        }
+    }
+}
+
+impl Chapter {
+    /// Runs every probe, each in a process of its own, and compares.
+    pub fn check(&self) {
+        let mut wrong = Vec::new();
+        let mut left_out = 0;
+        for row in self.rows {
+            for (mechanism, cell) in row.cells() {
+                let Cell::Probe(probe) = cell else { continue };
+                if !probe.can_run() {
+                    left_out += 1;
+                    continue;
+                }
+                let Probe { expected, file, line, run, .. } = probe;
+                let found = in_child(*run);
+                if !found
+                    .as_ref()
+                    .is_ok_and(|text| expected.allows(text, kernel()))
+                {
+                    wrong.push(format!(
+                        "{file}:{line}: {}, {mechanism}: expected {expected}, \
+                         found {found:?}",
+                        row.question
+                    ));
+                }
+            }
+        }
+        if left_out > 0 {
+            println!("{}: {left_out} cells left out", self.title);
+        }
+        assert!(wrong.is_empty(), "{}:\n{}", self.title, wrong.join("\n"));
+    }
+}
+
+/// Runs a probe, or a part of one, in a child; a signal that kills it is what
+/// was found.
+pub fn in_child(run: impl FnOnce() -> Found) -> Found {
+    found_by(Peer::fork(|_| run())?)
+}
+
+/// As [`in_child`], as a user who owns nothing.
+pub fn as_nobody(run: impl FnOnce() -> Found) -> Found {
+    const NOBODY: u32 = 65_534;
+    match Peer::fork_as(NOBODY, |_| run())? {
+        Some(peer) => found_by(peer),
+        None => Err("only root can become another user".into()),
+    }
+}
+
+fn found_by(peer: Peer) -> Found {
+    match peer.join(DEADLINE) {
+        Ok(text) => String::from_utf8(text).map_err(|_| "no text".into()),
+        Err(JoinError::Killed(signal)) => Ok(signal.as_str().to_owned()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What is told of a call: that it worked, or its errno by name.
+pub fn outcome<T>(result: Result<T, impl Failure>) -> Found {
+    Ok(match result {
+        Ok(_) => "works".to_owned(),
+        Err(error) => error.name(),
+    })
+}
+
+/// What is told of a question with two answers.
+pub fn either(answer: bool, yes: &str, no: &str) -> Found {
+    Ok(if answer { yes } else { no }.to_owned())
+}
+
+/// An error that has an errno.
+pub trait Failure {
+    fn errno(&self) -> i32;
+
+    fn name(&self) -> String {
+        format!("{:?}", Errno::from_raw(self.errno()))
+    }
+}
+
+impl Failure for OsError {
+    fn errno(&self) -> i32 {
+        OsError::errno(self)
+    }
+}
+
+impl Failure for Errno {
+    fn errno(&self) -> i32 {
+        *self as i32
+    }
+}
+
+impl Failure for io::Error {
+    fn errno(&self) -> i32 {
+        self.raw_os_error().unwrap_or_default()
+    }
+}
+
+/// The kernel's version, as far as behaviour is told by it.
+pub fn kernel() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease");
+    let release = release.unwrap_or_default();
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|number| number.parse().unwrap_or_default());
+    (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default())
+}
+
+#[test]
+fn an_answer_is_right_for_the_kernels_that_give_it() {
+    let (version, now, before) = ((6, 7), "works", "EPERM");
+    let since = Expected::Since { version, now, before };
+    assert!(since.allows("works", (6, 7)) && since.allows("EPERM", (6, 6)));
+    assert!(!since.allows("EPERM", (6, 7)) && !since.allows("works", (6, 6)));
+    let backported = Expected::Backported { version, now, before };
+    assert!(backported.allows("works", (6, 7)));
+    assert!(backported.allows("works", (6, 1)));
+    assert!(backported.allows("EPERM", (6, 1)));
+    assert!(!backported.allows("EPERM", (6, 12)));
+    assert!(!backported.allows("EACCES", (6, 1)));
+}

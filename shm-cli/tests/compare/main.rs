@@ -1,0 +1,12 @@
+//! `shm compare`, as its users run it.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod ends;
+mod failures;
+mod output;
+mod support;
+mod terminal;

@@ -73,10 +73,11 @@ impl<A: Access> Mapping<A> {
         let shared =
             unsafe { raw::mmap(mapped_len, prot, libc::MAP_SHARED, fd, 0) };
         let start = match shared {
-            // Before Linux 6.7 a segment sealed against writing could not be
-            // mapped shared, not even for reading. A private mapping of it has
-            // the same bytes, as nobody writes them; of another segment it
-            // would not, so there the refusal stands.
+            // Before Linux 6.7, but for late releases of older series, a
+            // segment sealed against writing could not be mapped shared, not
+            // even for reading. A private mapping of it has the same bytes, as
+            // nobody writes them; of another segment it would not, so there the
+            // refusal stands.
             Err(os)
                 if os.errno() == libc::EPERM
                     && !A::WRITABLE

@@ -41,7 +41,8 @@
 //! Labels of 31 bytes. udmabuf: `size_limit_mb` (64 MiB by default) in one
 //! buffer, of `list_limit` ranges (1024). A heap: memory; a length near all of
 //! it would make the kernel panic, and is refused. `ulimit -n` descriptors in a
-//! process. Linux 5.6 or later; udmabuf alone since 4.20.
+//! process. Linux 5.6 or later; udmabuf alone since 5.3, when dma-bufs got the
+//! file system by which they are known.
 //!
 //! # Example
 //!
@@ -74,8 +75,7 @@
 //!
 //! # Not done here
 //!
-//! Synchronisation between the processes: see `shm-common`'s atomics. Passing
-//! descriptors: see `shm-memfd`'s `transfer`, which passes any. Handing buffers
+//! Synchronisation between the processes: see `shm-sync`. Passing descriptors: see `shm-memfd`'s `transfer`, which passes any. Handing buffers
 //! to devices: that is each device's own interface.
 
 mod cpu_access;

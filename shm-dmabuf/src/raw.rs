@@ -182,7 +182,7 @@ pub fn ioctl_udmabuf_create(
 }
 
 /// `ioctl(UDMABUF_CREATE_LIST)` on `/dev/udmabuf`: makes one dma-buf of several
-/// ranges, one after the other.
+/// ranges, one after the other: each a memfd, an offset and a size in bytes.
 ///
 /// # Errors
 ///
@@ -195,7 +195,7 @@ pub fn ioctl_udmabuf_create(
 pub fn ioctl_udmabuf_create_list(
     device: BorrowedFd<'_>,
     flags: u32,
-    items: &[udmabuf_create_item],
+    items: &[(BorrowedFd<'_>, u64, u64)],
 ) -> Result<OwnedFd, OsError> {
     let failed = |os: OsError| os.on(Object::Path("/dev/udmabuf".into()));
     let Ok(count) = u32::try_from(items.len()) else {
@@ -208,8 +208,9 @@ pub fn ioctl_udmabuf_create_list(
         u64::from_ne_bytes([a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]])
     };
     let mut list = vec![word([flags, count])];
-    for item in items {
-        list.extend([word([item.memfd, item.__pad]), item.offset, item.size]);
+    for (memfd, offset, size) in items {
+        let memfd = memfd.as_raw_fd().cast_unsigned();
+        list.extend([word([memfd, 0]), *offset, *size]);
     }
     let fd =
         // SAFETY: the kernel reads the head and as many items as that says, all

@@ -2,6 +2,7 @@
 //! either do not say or say too late.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::sys::sysinfo::sysinfo;
@@ -15,7 +16,13 @@ const PARAMETERS: &str = "/sys/module/udmabuf/parameters";
 /// Refuses what memory does not hold. A heap takes pages until it has them all
 /// or the kernel has killed whatever it could and panics: it never says ENOMEM
 /// for want of memory. A part is left for everyone else.
+///
+/// Heaps of a device's own memory are told by their names: those are not of the
+/// system's, and say ENOMEM themselves.
 pub(crate) fn refuse_beyond_memory(heap: &Heap, size: Size) -> Result<()> {
+    if !heap.name().as_bytes().starts_with(b"system") {
+        return Ok(());
+    }
     let available = available();
     let most = available - available / 8;
     if size.bytes() as u64 <= most {

@@ -182,22 +182,17 @@ impl Segment<ReadWrite> {
 }
 
 /// One range by the one call, several by the other.
-fn udmabuf(
+fn udmabuf<'a>(
     device: BorrowedFd<'_>,
-    parts: &[(BorrowedFd<'_>, Range<usize>)],
+    parts: &[(BorrowedFd<'a>, Range<usize>)],
 ) -> Result<OwnedFd, OsError> {
     let flags = raw::UDMABUF_FLAGS_CLOEXEC;
     if let [(memfd, range)] = parts {
         let (offset, size) = (range.start as u64, range.len() as u64);
         return raw::ioctl_udmabuf_create(device, *memfd, flags, offset, size);
     }
-    let item = |(memfd, range): &(BorrowedFd<'_>, Range<usize>)| {
-        raw::udmabuf_create_item {
-            memfd: memfd.as_raw_fd().cast_unsigned(),
-            __pad: 0,
-            offset: range.start as u64,
-            size: range.len() as u64,
-        }
+    let item = |(memfd, range): &(BorrowedFd<'a>, Range<usize>)| {
+        (*memfd, range.start as u64, range.len() as u64)
     };
     let items: Vec<_> = parts.iter().map(item).collect();
     raw::ioctl_udmabuf_create_list(device, flags, &items)

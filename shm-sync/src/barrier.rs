@@ -116,6 +116,16 @@ impl<'a> Barrier<'a> {
         offset: usize,
     ) -> Result<Self> {
         let participants = header::check(bytes, offset, Kind::Barrier)?;
+        if !(1..=Self::MAX).contains(&participants) {
+            let (what, most) = ("participants", Self::MAX);
+            return Err(header::differs(
+                Kind::Barrier,
+                offset,
+                what,
+                most,
+                participants,
+            ));
+        }
         let place = header::place(bytes, offset, Self::SIZE)?;
         let word = place.atomic_u32(header::LEN)?;
         Ok(Self { word, participants, offset })

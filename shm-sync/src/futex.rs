@@ -43,9 +43,16 @@ pub(crate) fn wait(
     expected: u32,
     deadline: Option<Deadline>,
 ) -> Result<(), OsError> {
-    let deadline = deadline.map(Deadline::timespec);
+    let until = deadline.map(Deadline::timespec);
     // This form takes a point of time, on CLOCK_MONOTONIC.
-    match futex::wait_bitset(word, SHARED, expected, deadline.as_ref(), ANY) {
+    match futex::wait_bitset(word, SHARED, expected, until.as_ref(), ANY) {
+        // A word that never stays, or signals that never end, must not keep
+        // anyone beyond the deadline.
+        Err(Errno::INTR | Errno::AGAIN)
+            if deadline.is_some_and(Deadline::has_passed) =>
+        {
+            Err(OsError::new("futex", libc::ETIMEDOUT))
+        }
         Ok(()) | Err(Errno::INTR | Errno::AGAIN) => Ok(()),
         Err(errno) => Err(OsError::new("futex", errno.raw_os_error())),
     }

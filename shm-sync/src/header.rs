@@ -110,13 +110,13 @@ pub(crate) fn publish(
     Ok(())
 }
 
-/// As [`publish`], by any number of processes at once over zeros, each of which
-/// may be killed: all write the same, and only where there is nothing yet.
+/// As [`publish`], after [`claim`], by any number of processes at once over
+/// zeros, each of which may be killed: all write the same, and only where there
+/// is nothing yet.
 pub(crate) fn publish_together(
     place: SharedBytes<'_, ReadWrite>,
     kind: Kind,
 ) -> Result<()> {
-    install(place.atomic_u32(4)?, kind.tag());
     install(place.atomic_u32(12)?, namespace_of(kind));
     install(place.atomic_u32(0)?, MAGIC);
     Ok(())
@@ -152,6 +152,26 @@ pub(crate) fn check<A: Access>(
         }
         found => return Err(differs(kind, offset, "magic", MAGIC, found)),
     }
+    check_tag(head, offset, kind)?;
+    head.load_u32(8)
+}
+
+/// Says what is made there, and by whom, before it is; and that nobody else has
+/// begun to make something there.
+pub(crate) fn claim(
+    place: SharedBytes<'_, ReadWrite>,
+    offset: usize,
+    kind: Kind,
+) -> Result<()> {
+    install(place.atomic_u32(4)?, kind.tag());
+    check_tag(place, offset, kind)
+}
+
+fn check_tag<A: Access>(
+    head: SharedBytes<'_, A>,
+    offset: usize,
+    kind: Kind,
+) -> Result<()> {
     let [version, its_kind, library, width] = kind.tag().to_le_bytes();
     let [found_version, found_kind, found_library, found_width] =
         head.load_u32(4)?.to_le_bytes();
@@ -165,7 +185,7 @@ pub(crate) fn check<A: Access>(
             return Err(differs(kind, offset, what, expected, found));
         }
     }
-    head.load_u32(8)
+    Ok(())
 }
 
 /// As [`check`], for one that wants to lock.

@@ -31,7 +31,9 @@
 //!
 //! Each call that may wait has a form that does not (`try_`, or a deadline of
 //! [`Deadline::now`]), and one with a [`Deadline`] (`_until`). Signals and
-//! wake-ups for nothing do not end a wait. Nothing spins: what waits sleeps.
+//! wake-ups for nothing do not end a wait. Nothing spins: what waits sleeps,
+//! and whoever sleeps for a lock looks for it once a second, should its wake-up
+//! have died with somebody.
 //!
 //! # What lies in memory
 //!
@@ -70,7 +72,11 @@
 //!
 //! # Limits
 //!
-//! Linux; glibc 2.30 or later, or musl. A lock does not tell a stopped process
+//! Linux 5.5 or later, or an older one with its repair of robust mutexes; glibc
+//! 2.30 or later, or musl. The rounds of a [`Barrier`] are counted by 16 bits: a
+//! participant that is stopped for 65,536 of them takes another for its own. A
+//! process in another time namespace has another clock, and other deadlines. A
+//! lock does not tell a stopped process
 //! from a slow one: give waits a deadline where that matters.
 //!
 //! # Example

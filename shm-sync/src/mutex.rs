@@ -37,8 +37,8 @@ const PANICKING: u32 = 4;
 ///
 /// | while it | the others |
 /// |---|---|
-/// | waits for the lock | notice nothing |
-/// | locks or unlocks, at any step | get the lock; `OwnerDied` if it had it |
+/// | waits for the lock | notice nothing, but that one may get the lock a second late |
+/// | locks or unlocks, at any step | get the lock; `OwnerDied` if it had it; those that sleep may get it a second late |
 /// | owns the lock | get it with `OwnerDied` |
 /// | repairs, before [`mark_consistent`](OrphanGuard::mark_consistent) ends | get it with `OwnerDied` |
 ///

@@ -100,32 +100,13 @@ pub(crate) unsafe fn pthread_mutex_init(mutex: MutexAt) -> Result<(), OsError> {
     result.and(check("pthread_mutexattr_destroy", destroyed))
 }
 
-/// Locks the mutex, however long that takes.
+/// Locks the mutex, without waiting.
 ///
 /// # Errors
 ///
 /// What the call returns. `EOWNERDEAD`: locked, and its last owner died with
-/// it. `EDEADLK`: this thread has it already. `ENOTRECOVERABLE`.
-///
-/// # Safety
-///
-/// As for [`MutexAt`].
-///
-/// # Sources
-///
-/// `pthread_mutex_lock(3)`.
-#[inline]
-pub(crate) unsafe fn pthread_mutex_lock(mutex: MutexAt) -> Result<(), OsError> {
-    // SAFETY: a live mutex, as promised to us.
-    let returned = unsafe { libc::pthread_mutex_lock(mutex.as_ptr()) };
-    check("pthread_mutex_lock", returned)
-}
-
-/// As [`pthread_mutex_lock`], without waiting.
-///
-/// # Errors
-///
-/// As for [`pthread_mutex_lock`], and `EBUSY`.
+/// it. `EBUSY`: another thread has it. `EDEADLK`: this thread has it already
+/// (with musl `EBUSY`). `ENOTRECOVERABLE`.
 ///
 /// # Safety
 ///
@@ -143,11 +124,12 @@ pub(crate) unsafe fn pthread_mutex_trylock(
     check("pthread_mutex_trylock", returned)
 }
 
-/// As [`pthread_mutex_lock`], up to a point of time on `CLOCK_MONOTONIC`.
+/// As [`pthread_mutex_trylock`], and waits up to a point of time on
+/// `CLOCK_MONOTONIC`.
 ///
 /// # Errors
 ///
-/// As for [`pthread_mutex_lock`], and `ETIMEDOUT`.
+/// As for [`pthread_mutex_trylock`], but `ETIMEDOUT` in place of `EBUSY`.
 ///
 /// # Safety
 ///

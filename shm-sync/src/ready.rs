@@ -102,6 +102,9 @@ impl<'a> Ready<'a> {
         // writes them is our 1. 3. is our 3.
         let robust = unsafe { Robust::new(place)? };
         if !header::is_there(place)? {
+            // First who makes it: what another C library makes of the mutex is
+            // not to be mixed with this one's.
+            header::claim(place, offset, Kind::Ready)?;
             robust.install()?;
             header::publish_together(place, Kind::Ready)?;
         }
@@ -168,7 +171,22 @@ impl<'a> Ready<'a> {
             return Ok(Made::Before);
         }
         let object = || Kind::Ready.at(self.offset);
-        let held = self.robust.hold(wait).map_err(|os| os.on(object()))?;
+        let deadline = match wait {
+            Wait::Until(deadline) => deadline,
+            _ => Deadline::NEVER,
+        };
+        let held = loop {
+            let nap = deadline.min(Deadline::after(robust::NAP));
+            match self.robust.hold(Wait::Until(nap)) {
+                Ok(held) => break held,
+                // Whoever has made it may be stopped before it lets go.
+                Err(_) if self.is_done() => return Ok(Made::Before),
+                Err(os)
+                    if os.errno() == libc::ETIMEDOUT
+                        && !deadline.has_passed() => {}
+                Err(os) => return Err(os.on(object()).into()),
+            }
+        };
         // One that died did so before it marked it done, which is looked at
         // next, or after that. Neither leaves anything to repair.
         held.after_death().map_err(|os| os.on(object()))?;
@@ -176,6 +194,7 @@ impl<'a> Ready<'a> {
             return Ok(Made::Before);
         }
         make()?;
+        held.check_owner().map_err(|os| os.on(object()))?;
         event::set(self.robust.word()).map_err(|os| os.on(object()))?;
         drop(held);
         Ok(Made::Now)

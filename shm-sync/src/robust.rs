@@ -10,9 +10,10 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
+use std::time::Duration;
 
 use libc::pthread_mutex_t;
-use shm_common::{Error, OsError, ReadWrite, Result, SharedBytes};
+use shm_common::{Creator, Error, OsError, ReadWrite, Result, SharedBytes};
 
 use crate::Deadline;
 use crate::header::{self, ALIGN};
@@ -30,6 +31,19 @@ pub(crate) const LEN: usize =
 const _: () = assert!(MUTEX.is_multiple_of(align_of::<pthread_mutex_t>()));
 const _: () = assert!(ALIGN.is_multiple_of(align_of::<pthread_mutex_t>()));
 const _: () = assert!(header::LEN <= WORD && WORD + 4 <= MUTEX);
+
+/// How long a waiter sleeps at most before it looks for itself.
+pub(crate) const NAP: Duration = Duration::from_secs(1);
+
+/// Whether the lock that was had came from a dead owner.
+#[inline]
+fn owner_died(locked: Result<(), OsError>) -> Result<bool, OsError> {
+    match locked {
+        Ok(()) => Ok(false),
+        Err(os) if os.errno() == libc::EOWNERDEAD => Ok(true),
+        Err(os) => Err(os),
+    }
+}
 
 /// How long a lock may wait.
 #[derive(Debug, Clone, Copy)]
@@ -144,28 +158,56 @@ impl<'a> Robust<'a> {
     /// nobody ever gets it again.
     #[inline]
     pub(crate) fn lock(self, wait: Wait) -> Result<bool, OsError> {
-        let mutex = self.at();
-        let locked = match wait {
-            // SAFETY: 1. to 3. the invariant.
-            Wait::ForEver => unsafe { raw::pthread_mutex_lock(mutex) },
-            // SAFETY: 1. to 3. the invariant.
-            Wait::No => unsafe { raw::pthread_mutex_trylock(mutex) },
-            // SAFETY: 1. to 3. the invariant.
-            Wait::Until(deadline) => unsafe {
-                raw::pthread_mutex_clocklock(mutex, deadline)
-            },
+        // SAFETY: 1. to 3. the invariant.
+        match (unsafe { raw::pthread_mutex_trylock(self.at()) }, wait) {
+            (Ok(()), _) => Ok(false),
+            (Err(os), Wait::Until(_) | Wait::ForEver)
+                if os.errno() == libc::EBUSY =>
+            {
+                self.wait(wait)
+            }
+            (locked, _) => owner_died(locked),
+        }
+    }
+
+    /// Waits for a lock that somebody had a moment ago.
+    ///
+    /// glibc takes a free mutex without a word about those who sleep for it, as
+    /// whoever unlocks has just woken one. If that one is killed before it gets
+    /// there, or the one who unlocks before it wakes anyone, the others would
+    /// sleep on, next to a free lock. So nobody sleeps for long without a look.
+    #[cold]
+    fn wait(self, wait: Wait) -> Result<bool, OsError> {
+        let deadline = match wait {
+            Wait::Until(deadline) => deadline,
+            _ => Deadline::NEVER,
         };
-        match locked {
-            Ok(()) => Ok(false),
-            Err(os) if os.errno() == libc::EOWNERDEAD => Ok(true),
-            Err(os) => Err(os),
+        loop {
+            let nap = deadline.min(Deadline::after(NAP));
+            // SAFETY: 1. to 3. the invariant.
+            match unsafe { raw::pthread_mutex_clocklock(self.at(), nap) } {
+                Err(os) if os.errno() == libc::ETIMEDOUT => {}
+                locked => return owner_died(locked),
+            }
+            if deadline.has_passed() {
+                // SAFETY: 1. to 3. the invariant.
+                let last = unsafe { raw::pthread_mutex_trylock(self.at()) };
+                return match last {
+                    Err(os) if os.errno() == libc::EBUSY => Err(OsError::new(
+                        "pthread_mutex_clocklock",
+                        libc::ETIMEDOUT,
+                    )),
+                    locked => owner_died(locked),
+                };
+            }
         }
     }
 
     /// As [`lock`](Self::lock), and unlocks when the result is dropped.
     pub(crate) fn hold(self, wait: Wait) -> Result<Held<'a>, OsError> {
         let owner_died = self.lock(wait)?;
-        Ok(Held { robust: self, owner_died, _thread: PhantomData })
+        let creator = Creator::this_process();
+        Ok(Held { robust: self, owner_died, creator, _thread: PhantomData })
     }
 
     /// After the death of the last owner: the lock can be had again once this
@@ -188,6 +230,8 @@ impl<'a> Robust<'a> {
 pub(crate) struct Held<'a> {
     robust: Robust<'a>,
     owner_died: bool,
+    /// A child that is forked meanwhile has a copy of this, and not the lock.
+    creator: Creator,
     /// The C library knows the owner by thread.
     _thread: PhantomData<*const ()>,
 }
@@ -207,11 +251,25 @@ impl Held<'_> {
     }
 }
 
+impl Held<'_> {
+    /// Refuses what only the owner may do to a child that was forked while the
+    /// lock was held.
+    pub(crate) fn check_owner(&self) -> Result<(), OsError> {
+        match self.creator.is_this_process() {
+            true => Ok(()),
+            false => Err(OsError::new("pthread_mutex_unlock", libc::EPERM)
+                .hint("the lock is that of the process that forked this one")),
+        }
+    }
+}
+
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        // This thread has it: a `Held` does not leave a call.
-        let unlocked = self.robust.unlock();
-        debug_assert_eq!(unlocked, Ok(()));
+        if self.check_owner().is_ok() {
+            // This thread has it: a `Held` does not leave a call. What fails
+            // here cannot be told.
+            let _ = self.robust.unlock();
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use shm_common::{Error, ReadWrite, Result, SharedBytes};
+use shm_common::{Error, OsError, ReadWrite, Result, SharedBytes};
 
 use crate::Deadline;
 use crate::header::{self, ALIGN, Kind};
@@ -68,11 +68,16 @@ impl<'a> Semaphore<'a> {
         permits: u32,
     ) -> Result<Self> {
         let place = header::place(bytes, offset, Self::SIZE)?;
-        header::begin(place)?;
         let word = place.atomic_u32(header::LEN)?;
         let semaphore = Self { word, offset };
-        word.store(0, Ordering::Relaxed);
-        semaphore.release(permits)?;
+        if permits > semaphore::MAX {
+            return Err(Error::LimitReached(
+                OsError::new("create", libc::EOVERFLOW)
+                    .on(Kind::Semaphore.at(offset)),
+            ));
+        }
+        header::begin(place)?;
+        word.store(permits, Ordering::Relaxed);
         header::publish(place, Kind::Semaphore, 0)?;
         Ok(semaphore)
     }

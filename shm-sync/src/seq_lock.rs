@@ -259,6 +259,8 @@ impl<'a, T: FromBytes + IntoBytes + Immutable> SeqLock<'a, T> {
     ) -> Result<Predecessor> {
         let (held, predecessor) = self.lock(wait)?;
         let value = value(self)?;
+        held.check_owner()
+            .map_err(|os| os.on(Kind::SeqLock.at(self.reader.offset)))?;
         sequence::write::<SLOTS, _>(self.number, |slot| {
             self.reader.body.write_at(at::<T>(slot), value.as_bytes())
         })?;

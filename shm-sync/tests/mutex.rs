@@ -26,6 +26,7 @@ for_every_mechanism! {
     the_next_owner_learns_that_the_last_one_was_killed,
     one_that_waits_gets_the_lock_of_an_owner_that_is_killed,
     one_that_is_killed_while_it_waits_disturbs_nobody,
+    a_lock_that_is_free_is_had_although_nobody_woke_those_who_wait,
     a_stopped_owner_keeps_the_lock_and_a_deadline_passes,
     a_forked_child_cannot_unlock_what_its_parent_holds,
 }
@@ -164,6 +165,24 @@ fn one_that_is_killed_while_it_waits_disturbs_nobody(shared: &Shared) {
     guard.unlock().unwrap();
     end(other);
     clean(mutex.lock_until(soon()).unwrap()).unlock().unwrap();
+}
+
+/// One who unlocks may be killed before it wakes anyone, and one who was woken
+/// before it does anything about it; and if a third one has locked and unlocked
+/// in between, nothing in the mutex tells of the sleepers any more.
+fn a_lock_that_is_free_is_had_although_nobody_woke_those_who_wait(
+    shared: &Shared,
+) {
+    let mutex = create(shared.bytes());
+    let owner = owner(mutex);
+    let waiters: Vec<Peer> =
+        (0..3).map(|_| peer(|_| clean(mutex.lock()?).unlock())).collect();
+    waiters.iter().for_each(until_asleep);
+    // What that comes to: the C library's word says that the lock is free.
+    let word = shared.bytes().atomic_u32(24).unwrap();
+    assert_ne!(word.swap(0, Ordering::Relaxed), 0, "it is elsewhere");
+    waiters.into_iter().for_each(end);
+    owner.kill().unwrap();
 }
 
 fn a_stopped_owner_keeps_the_lock_and_a_deadline_passes(shared: &Shared) {

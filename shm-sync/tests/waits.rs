@@ -402,6 +402,38 @@ fn a_barrier_is_for_somebody_and_not_for_too_many() {
     }
 }
 
+/// Whatever a peer writes there, a wait with a deadline ends, and sleeps
+/// meanwhile.
+#[test]
+fn no_word_keeps_a_waiter_beyond_its_deadline() {
+    let shared = Shared::memfd();
+    let bytes = shared.bytes();
+    let event = Event::create(bytes, 0, Reset::Manual).unwrap();
+    let semaphore = Semaphore::create(bytes, 64, 0).unwrap();
+    let barrier = Barrier::create(bytes, 128, 2).unwrap();
+    let words = [0, 1, 2, 3, 7, 1 << 16, 1 << 30, 1 << 31, u32::MAX];
+    end(peer(|| {
+        for value in words {
+            for offset in [16, 64 + 16, 128 + 16] {
+                bytes.atomic_u32(offset)?.store(value, Ordering::Relaxed);
+            }
+            // Some of these mean that it is set, and others nothing.
+            let set = event.wait_until(shortly()).is_ok();
+            assert_eq!(set, value == 1, "event, {value:#x}");
+            // Any outcome will do, as long as there is one.
+            let _ = semaphore.acquire_until(shortly());
+            let _ = barrier.wait_until(shortly());
+        }
+        Ok(())
+    }));
+    // Asleep, and not spinning.
+    bytes.atomic_u32(16).unwrap().store(7, Ordering::Relaxed);
+    let waiter = peer(|| event.wait_until(soon()));
+    until_asleep(&waiter);
+    event.set().unwrap();
+    end(waiter);
+}
+
 #[test]
 fn signals_do_not_end_a_wait() {
     let shared = Shared::memfd();

@@ -14,6 +14,7 @@ mod report;
 
 use std::env;
 use std::error::Error;
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -42,15 +43,33 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("vm: {error}");
-            ExitCode::FAILURE
+            match error.is::<Missing>() {
+                true => ExitCode::from(MISSING),
+                false => ExitCode::FAILURE,
+            }
         }
     }
 }
 
+/// The exit status when QEMU or a kernel is not to be had, so that nothing was
+/// tested.
+const MISSING: u8 = 3;
+
+#[derive(Debug)]
+struct Missing(Box<dyn Error>);
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for Missing {}
+
 /// Whether every kernel did what is expected of it.
 fn run_everywhere() -> Result<bool> {
     let named = env::var_os("KERNEL").map(PathBuf::from);
-    check_tools(named.is_some())?;
+    check_tools(named.is_some()).map_err(Missing)?;
     let directory =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/vm");
     fs::create_dir_all(&directory)?;
@@ -60,7 +79,8 @@ fn run_everywhere() -> Result<bool> {
         None => SERIES
             .iter()
             .map(|series| Kernel::of_series(series, &directory.join("kernels")))
-            .collect::<Result<_>>()?,
+            .collect::<Result<_>>()
+            .map_err(Missing)?,
     };
     let programs = chosen(programs::build()?)?;
     let mut good = true;

@@ -21,6 +21,8 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("integration-tests/interop", "it compiles C and starts Python"),
     ("integration-tests/fuzz", "it replays what lies beside its sources"),
     ("shm-dmabuf/uapi", "it compiles C"),
+    ("shm-sync/example", "it starts cargo"),
+    ("shm-sync/loom", "it models, and asks no kernel"),
     ("vm/vm", "it tests what runs outside the machine"),
 ];
 

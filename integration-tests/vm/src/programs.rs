@@ -17,11 +17,12 @@ const FLAGS: (&str, &str) = (
 );
 
 /// What is built: the mechanisms, and the suites that run for all of them.
-const PACKAGES: [&str; 6] = [
+const PACKAGES: [&str; 7] = [
     "shm-sysv",
     "shm-posix",
     "shm-memfd",
     "shm-dmabuf",
+    "shm-sync",
     "integration-tests",
     "integration-tests-vm",
 ];

@@ -69,15 +69,15 @@ fn wait_for(
     done: impl Fn(&AtomicU32) -> bool,
 ) -> Result<(), OsError> {
     while !done(word) {
-        let awaited = word.compare_exchange(
-            CLEAR,
-            AWAITED,
-            Ordering::Relaxed,
-            Ordering::Relaxed,
-        );
-        if matches!(awaited, Ok(_) | Err(AWAITED)) {
-            futex::wait(word, AWAITED, deadline)?;
+        let seen = word.load(Ordering::Relaxed);
+        // What nobody here writes counts as clear.
+        if seen != SET && seen != AWAITED {
+            let order = Ordering::Relaxed;
+            // It fails where the word has changed: then the wait is none.
+            let _ = word.compare_exchange(seen, AWAITED, order, order);
         }
+        // In any case, for it also looks at the deadline.
+        futex::wait(word, AWAITED, deadline)?;
     }
     Ok(())
 }

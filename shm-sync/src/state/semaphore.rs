@@ -76,15 +76,12 @@ pub(crate) fn acquire(
     deadline: Option<Deadline>,
 ) -> Result<(), OsError> {
     while !try_acquire(word) {
-        let awaited = word.compare_exchange(
-            0,
-            AWAITED,
-            Ordering::Relaxed,
-            Ordering::Relaxed,
-        );
-        if matches!(awaited, Ok(_) | Err(AWAITED)) {
-            futex::wait(word, AWAITED, deadline)?;
-        }
+        let order = Ordering::Relaxed;
+        // It fails where somebody waits already, or there are permits now: then
+        // the wait is none.
+        let _ = word.compare_exchange(0, AWAITED, order, order);
+        // In any case, for it also looks at the deadline.
+        futex::wait(word, AWAITED, deadline)?;
     }
     Ok(())
 }

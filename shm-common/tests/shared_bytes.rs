@@ -273,8 +273,10 @@ fn views_travel_between_threads() {
     is_send_and_sync::<SharedBytes<'static, ReadOnly>>();
     is_send_and_sync::<SharedBytes<'static, ReadWrite>>();
 
-    let mut memory = vec![0; 64];
-    let view = SharedBytes::from_mut(&mut memory);
+    let mut memory = [0; 64];
+    // Bytes may begin anywhere.
+    let start = memory.as_ptr().align_offset(4);
+    let view = SharedBytes::from_mut(&mut memory[start..]);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             view.write_at(8, b"message").unwrap();

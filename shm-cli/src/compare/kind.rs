@@ -1,6 +1,7 @@
 //! The mechanisms that are compared, and what is done differently for each.
 
 mod dmabuf;
+mod holders;
 mod memfd;
 mod posix;
 mod sysv;

@@ -8,7 +8,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::support::*;
 
-const OUTCOME: [&str; 17] = [
+const OUTCOME: [&str; 19] = [
+    "available",
     "checksum_received",
     "checksum_sent",
     "cpus",
@@ -25,6 +26,7 @@ const OUTCOME: [&str; 17] = [
     "set_up_ns",
     "tear_down_ns",
     "transfer_ns",
+    "unavailable_because",
     "verified",
 ];
 
@@ -51,7 +53,27 @@ fn json_has_a_number_for_everything_measured() {
         let p99 = outcome["hand_over_p99_ns"].as_u64();
         assert!(p99 >= outcome["hand_over_median_ns"].as_u64());
         assert!(outcome["error"].is_null());
+        assert_eq!(outcome["available"], true);
+        assert!(outcome["unavailable_because"].is_null());
     }
+}
+
+/// dma-buf, where there is one, is moved through like the others; where there
+/// is none that is told, and is no failure.
+#[test]
+fn a_mechanism_that_this_machine_lacks_is_told_and_no_failure() {
+    let output = output(&mut compare(["--json", "--size=4KiB", "--rounds=10"]));
+    assert!(output.status.success(), "{output:?}");
+    let report = json(&output);
+    let dmabuf = outcome(&report, "dmabuf");
+    let available = dmabuf["available"].as_bool().unwrap();
+    let node = std::path::Path::new("/dev/dma_heap/system");
+    // Who may not open the node does not have it either.
+    assert!(!available || node.exists());
+    assert_eq!(dmabuf["verified"], available);
+    assert!(dmabuf["error"].is_null());
+    let reason = dmabuf["unavailable_because"].as_str().unwrap_or_default();
+    assert_eq!(reason.contains("/dev/dma_heap/system"), !available);
 }
 
 #[test]
@@ -129,9 +151,11 @@ fn a_pipe_gets_a_table_in_markdown_and_no_progress() {
         assert!(rows[0].contains(name), "{text}");
     }
     for row in &rows {
-        assert_eq!(row.matches('|').count(), 5, "{row}");
+        assert_eq!(row.matches('|').count(), 6, "{row}");
     }
-    assert_eq!(rows[2].matches("yes").count(), 3, "{text}");
+    let told = rows[2].matches("yes").count();
+    let lacking = rows[2].matches("not here").count();
+    assert!(told >= 3 && told + lacking == 4, "{text}");
     assert!(!text.contains('\x1b'), "{text}");
 }
 

@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+/// Those that every machine has.
 pub(crate) const MECHANISMS: [&str; 3] = ["sysv", "posix", "memfd"];
 
 /// Nothing here takes that long.

@@ -3,16 +3,13 @@
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 
-use procfs::ProcResult;
-use procfs::process::{FDTarget, MMapPath, Process};
 use shm_common::{ReadWrite, Size};
 use shm_dmabuf::{Heap, Label, Mapping, Segment, SegmentOptions};
 use shm_memfd::transfer;
 
 use super::memfd::gone;
-use super::{Kind, read_line, write_line};
+use super::{Kind, holders, read_line, write_line};
 use crate::Failure;
 
 /// The heap of ordinary memory.
@@ -67,17 +64,7 @@ impl Kind for Dmabuf {
 
     /// As a memfd: only the processes that have it lead to it.
     fn look(description: &str) -> Result<Vec<String>, Failure> {
-        let path = format!("/dmabuf:{description}");
-        let mut found = Vec::new();
-        for process in procfs::process::all_processes()?.flatten() {
-            // It may end meanwhile.
-            let places = descriptors(&process, &path).unwrap_or_default();
-            if places.is_empty() && maps(&process, &path).unwrap_or_default() {
-                found.push(format!("/proc/{}/maps", process.pid));
-            }
-            found.extend(places);
-        }
-        Ok(found)
+        holders::of(&format!("/dmabuf:{description}"))
     }
 
     fn sweep(_: &str, _: &[u32]) {
@@ -87,30 +74,4 @@ impl Kind for Dmabuf {
     fn reap() {
         // There is nothing that could be left.
     }
-}
-
-fn descriptors(process: &Process, path: &str) -> ProcResult<Vec<String>> {
-    let mut found = Vec::new();
-    for entry in process.fd()?.flatten() {
-        if let FDTarget::Path(target) = entry.target
-            && is_of(&target, path)
-        {
-            let (pid, fd) = (process.pid, entry.fd);
-            found.push(format!("/proc/{pid}/fd/{fd} -> {path}"));
-        }
-    }
-    Ok(found)
-}
-
-fn maps(process: &Process, path: &str) -> ProcResult<bool> {
-    Ok(process.maps()?.into_iter().any(|map| match map.pathname {
-        MMapPath::Path(target) => is_of(&target, path),
-        _ => false,
-    }))
-}
-
-/// The kernel marks files that have no name.
-fn is_of(target: &Path, path: &str) -> bool {
-    let target = target.to_string_lossy();
-    target.strip_suffix(" (deleted)").unwrap_or(&target) == path
 }

@@ -3,12 +3,10 @@
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
-use procfs::ProcResult;
-use procfs::process::{FDTarget, MMapPath, Process};
 use shm_common::{Error, ReadWrite, Size};
 use shm_memfd::{Label, Mapping, Segment, transfer};
 
-use super::{Kind, read_line, write_line};
+use super::{Kind, holders, read_line, write_line};
 use crate::Failure;
 use crate::compare::turns::Gone;
 
@@ -57,19 +55,7 @@ impl Kind for Memfd {
     /// No list leads to a memfd, only the processes that have it. Those of
     /// other users cannot be looked into, and are not ours.
     fn look(description: &str) -> Result<Vec<String>, Failure> {
-        let mut found = Vec::new();
-        for process in procfs::process::all_processes()?.flatten() {
-            // It may end meanwhile.
-            let places = descriptors(&process, description);
-            let places = places.unwrap_or_default();
-            if places.is_empty()
-                && maps(&process, description).unwrap_or_default()
-            {
-                found.push(format!("/proc/{}/maps", process.pid));
-            }
-            found.extend(places);
-        }
-        Ok(found)
+        holders::of(&format!("/memfd:{description}"))
     }
 
     fn sweep(_: &str, _: &[u32]) {
@@ -79,34 +65,6 @@ impl Kind for Memfd {
     fn reap() {
         // There is nothing that could be left.
     }
-}
-
-fn descriptors(process: &Process, label: &str) -> ProcResult<Vec<String>> {
-    let mut found = Vec::new();
-    for entry in process.fd()?.flatten() {
-        if let FDTarget::MemFD(target) = entry.target
-            && is_of(&target, label)
-        {
-            let (pid, fd) = (process.pid, entry.fd);
-            found.push(format!("/proc/{pid}/fd/{fd} -> /memfd:{label}"));
-        }
-    }
-    Ok(found)
-}
-
-fn maps(process: &Process, label: &str) -> ProcResult<bool> {
-    Ok(process.maps()?.into_iter().any(|map| match map.pathname {
-        MMapPath::Path(path) => path
-            .to_str()
-            .and_then(|path| path.strip_prefix("/memfd:"))
-            .is_some_and(|target| is_of(target, label)),
-        _ => false,
-    }))
-}
-
-/// The kernel marks files that have no name.
-fn is_of(target: &str, label: &str) -> bool {
-    target.strip_suffix(" (deleted)").unwrap_or(target) == label
 }
 
 pub(super) fn gone(error: Error) -> Failure {

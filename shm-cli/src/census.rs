@@ -21,6 +21,7 @@ use crate::Failure;
 use crate::mechanism::Mechanism;
 use crate::target::Target;
 
+pub(crate) use anonymous::open_as;
 pub(crate) use look::{Object, User};
 pub(crate) use posix::remove as remove_posix;
 pub(crate) use segment::{Segment, Verdict};

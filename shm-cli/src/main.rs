@@ -5,16 +5,22 @@
 
 mod census;
 mod compare;
+mod contents;
+mod copy;
+mod create;
 mod interrupts;
 mod list;
 mod mechanism;
 mod output;
+mod pages;
+mod pass;
 mod reap;
 mod remove;
 mod stat;
 mod target;
 mod view;
 
+use std::fmt;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -24,7 +30,11 @@ use interrupts::Interrupted;
 use output::complain;
 
 #[derive(Parser)]
-#[command(name = "shm", version, about = "Linux shared memory, side by side")]
+#[command(
+    name = "shm",
+    version,
+    about = "Looks after shared memory, and compares its mechanisms"
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -37,14 +47,29 @@ enum Command {
     Ls(list::Arguments),
     /// Tells what there is to know about one segment.
     Stat(stat::Arguments),
+    /// Makes a segment that stays until somebody removes it.
+    Create(create::Arguments),
+    /// Writes a file, or what comes on standard input, into a segment.
+    Write(copy::WriteArguments),
+    /// Writes the bytes of a segment to standard output.
+    Read(copy::ReadArguments),
     /// Removes segments; asks before it removes what somebody uses.
     Rm(remove::Arguments),
     /// Removes every segment that nobody has open, mapped, locked or attached,
     /// and whose creator is gone.
     Reap(reap::Arguments),
+    /// Puts a file, or what comes on standard input, into a memfd, and hands
+    /// that to a receiver.
+    Send(pass::SendArguments),
+    /// Takes a memfd from a sender, and writes its bytes to standard output.
+    Recv(pass::ReceiveArguments),
     /// Moves a payload between two processes through every mechanism, checks
     /// every byte, and prints what it cost and what a crash leaves behind.
     Compare(compare::Arguments),
+    /// Prints what makes a shell complete these commands.
+    Completions(pages::CompletionsArguments),
+    /// Prints the manual page, in the form that man(1) reads.
+    Man(pages::ManArguments),
     /// One of the two processes of `compare`.
     #[command(hide = true)]
     Peer(compare::peer::Arguments),
@@ -52,6 +77,18 @@ enum Command {
 
 /// Anything that can go wrong; its text is one line for the user.
 type Failure = Box<dyn std::error::Error>;
+
+/// What was asked for makes no sense, as only the command itself can tell.
+#[derive(Debug)]
+struct Usage(String);
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
 
 /// The status of wrong usage.
 const USAGE: u8 = 2;
@@ -64,8 +101,15 @@ fn main() -> ExitCode {
     let done = match arguments.command {
         Command::Ls(arguments) => list::run(&arguments),
         Command::Stat(arguments) => stat::run(&arguments),
+        Command::Create(arguments) => create::run(&arguments),
+        Command::Write(arguments) => copy::write(&arguments),
+        Command::Read(arguments) => copy::read(&arguments),
         Command::Rm(arguments) => remove::run(&arguments),
         Command::Reap(arguments) => reap::run(&arguments),
+        Command::Send(arguments) => pass::send(&arguments),
+        Command::Recv(arguments) => pass::receive(&arguments),
+        Command::Completions(arguments) => pages::completions(&arguments),
+        Command::Man(arguments) => pages::man(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Peer(arguments) => compare::peer::run(&arguments),
     };
@@ -77,7 +121,10 @@ fn main() -> ExitCode {
     if let Some(interrupted) = error.downcast_ref::<Interrupted>() {
         interrupted.end_this_process();
     }
-    ExitCode::FAILURE
+    match error.is::<Usage>() {
+        true => ExitCode::from(USAGE),
+        false => ExitCode::FAILURE,
+    }
 }
 
 /// Prints the help that was asked for, or says in one line what is wrong.

@@ -87,10 +87,10 @@ fn seals(descriptor: Descriptor, object: Object) -> Result<Seals, Failure> {
 /// Opens what another process's descriptor leads to, once more: if it is this
 /// object, which may have changed since it was looked at. Something else is
 /// never opened, only looked at: it may be a device that does something then.
-fn open_as(
+pub(crate) fn open_as(
     descriptor: Descriptor,
     object: Object,
-    options: &mut OpenOptions,
+    options: &OpenOptions,
 ) -> io::Result<fs::File> {
     // It stays the same behind this one.
     let held = OpenOptions::new()

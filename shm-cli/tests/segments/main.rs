@@ -6,7 +6,10 @@
     reason = "a test fails by panicking"
 )]
 
+mod contents;
 mod listing;
+mod pages;
+mod passing;
 mod reaping;
 mod removal;
 mod support;

@@ -46,6 +46,12 @@ impl AsNobody {
     }
 }
 
+/// Every byte there is, and different pieces.
+pub(crate) fn bytes(len: usize) -> Vec<u8> {
+    let byte = |at: usize| u8::try_from((at ^ (at >> 8)) & 0xff).unwrap();
+    (0..len).map(byte).collect()
+}
+
 /// Its standard output, after it succeeded; what it says else is a note.
 pub(crate) fn stdout(command: &mut Command) -> String {
     let output = command.output().unwrap();

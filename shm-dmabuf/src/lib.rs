@@ -75,8 +75,9 @@
 //!
 //! # Not done here
 //!
-//! Synchronisation between the processes: see `shm-sync`. Passing descriptors: see `shm-memfd`'s `transfer`, which passes any. Handing buffers
-//! to devices: that is each device's own interface.
+//! Synchronisation between the processes: see `shm-sync`. Passing descriptors:
+//! see `shm-memfd`'s `transfer`, which passes any. Handing buffers to devices:
+//! that is each device's own interface.
 
 mod cpu_access;
 mod identity;

@@ -128,8 +128,10 @@ impl fmt::Debug for Seals {
     }
 }
 
-/// A segment whose bytes can never change again: nobody can write, shrink or
-/// grow it. That makes it safe to see as a plain `&[u8]`.
+/// A segment whose bytes can never change again: nobody can write or shrink
+/// it. That makes it safe to see as a plain `&[u8]`. [`Segment::freeze`] also
+/// keeps it from growing; one that somebody else froze may still grow behind
+/// its last byte.
 ///
 /// It is handed over like any segment; the receiver takes it by
 /// [`Frozen::open`], which checks the seals and so need not trust the sender.

@@ -357,8 +357,10 @@ impl Segment<ReadWrite> {
     /// - [`Error::Busy`]: [`Seals::WRITE`] while a mapping exists, in whatever
     ///   process, that was made through a descriptor for writing: a read-only
     ///   one too, by [`map_read_only`](Self::map_read_only), as it could be
-    ///   made writable; or while the kernel holds pages for input or output, as
-    ///   `io_uring` and dma-buf do (`EBUSY`).
+    ///   made writable, and one that a forked child inherited; or while the
+    ///   kernel holds pages, as `io_uring` and dma-buf do, and a pipe that the
+    ///   segment was spliced into, which a mere reader can bring about
+    ///   (`EBUSY`).
     /// - [`Error::PermissionDenied`]: it is sealed by [`Seals::SEAL`]
     ///   (`EPERM`).
     /// - [`Error::Os`]: the kernel does not know the seal (`EINVAL`).
@@ -440,8 +442,9 @@ impl<A: Access> Segment<A> {
     /// those who shall not write.
     ///
     /// This alone stops accidents, not malice: where the mode allows, the
-    /// receiver can open its descriptor for writing through `/proc/self/fd`. To
-    /// rule that out, [`seal`](Segment::seal) with [`Seals::FUTURE_WRITE`].
+    /// receiver can open its descriptor for writing through `/proc/self/fd`.
+    /// [`seal`](Segment::seal) with [`Seals::FUTURE_WRITE`], and that opens but
+    /// neither maps for writing nor writes.
     ///
     /// # Errors
     ///

@@ -6,6 +6,7 @@
 //! anything meanwhile.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod dmabuf;
 mod memfd;
 mod noticed;
 mod posix;
@@ -14,25 +15,71 @@ mod sysv;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::panic::{UnwindSafe, catch_unwind, resume_unwind};
+use std::process::ExitCode;
 
 use integration_tests::leaks::assert_none;
 use integration_tests::surroundings::limit;
+use libtest_mimic::{Arguments, Completion, Trial};
 use nix::sys::resource::{Resource, getrlimit};
 use shm_common::{Error, Result};
 
-/// Makes a test of each scenario.
+/// Makes a test of each scenario, and adds those that are more than one.
 macro_rules! leaves_nothing {
-    ($($(#[$attribute:meta])* fn $name:ident() $body:block)*) => {$(
-        $(#[$attribute])*
-        #[test]
+    (
+        $($(#[$attribute:meta])* fn $name:ident() $body:block)*
+        $(also $more:ident;)*
+    ) => {
+        $($(#[$attribute])*
         fn $name() {
             integration_tests::alone::alone(|| {
                 integration_tests::leaks::assert_none(|| $body);
             });
-        }
-    )*};
+        })*
+        crate::tests! { $($name)* $($more)* }
+    };
 }
 use leaves_nothing;
+
+/// Lists the tests of a module.
+macro_rules! tests {
+    ($($test:ident)*) => {
+        pub(crate) fn tests() -> Vec<(&'static str, fn())> {
+            vec![$((
+                concat!(module_path!(), "::", stringify!($test)),
+                $test,
+            )),*]
+        }
+    };
+}
+use tests;
+
+fn main() -> ExitCode {
+    let everywhere =
+        [sysv::tests(), posix::tests(), memfd::tests(), noticed::tests()];
+    let everywhere =
+        everywhere.into_iter().flatten().map(|test| trial(test, || None));
+    // The drivers that make dma-bufs are missing on many machines.
+    let some = dmabuf::tests().into_iter();
+    let some = some.map(|test| trial(test, dmabuf::unavailable));
+    let trials = everywhere.chain(some).collect();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+/// A test, which is ignored where there is a reason.
+fn trial(
+    (path, test): (&str, fn()),
+    unavailable: fn() -> Option<String>,
+) -> Trial {
+    // As the harness that comes with Rust calls it: without the program.
+    let name = path.split_once("::").map_or(path, |(_, name)| name);
+    Trial::ignorable_test(name, move || match unavailable() {
+        Some(reason) => Ok(Completion::ignored_with(reason)),
+        None => {
+            test();
+            Ok(Completion::Completed)
+        }
+    })
+}
 
 /// Runs `attempt` with room for no descriptor, for one, and so on until there
 /// are enough. Each attempt leaves nothing; the first one fails.

@@ -11,8 +11,16 @@ use shm_common::Size;
 
 use crate::AtTheEnd;
 
+crate::tests! {
+    a_descriptor_that_is_left_open_is_noticed
+    a_descriptor_that_is_closed_too_much_is_noticed
+    a_mapping_that_is_left_is_noticed
+    a_name_that_is_left_is_noticed
+    a_system_v_segment_that_is_left_is_noticed
+}
+
 /// Checks that `scenario` fails the look, with a line that holds `what`.
-fn assert_noticed(scenario: impl FnOnce(), what: &str) {
+pub(crate) fn assert_noticed(scenario: impl FnOnce(), what: &str) {
     let hook = panic::take_hook();
     // It is meant to panic, so it need not be told.
     panic::set_hook(Box::new(|_| {}));
@@ -28,7 +36,6 @@ fn memfd() -> (shm_memfd::Segment, String) {
     (segment, format!("/memfd:{label}"))
 }
 
-#[test]
 fn a_descriptor_that_is_left_open_is_noticed() {
     alone(|| {
         let (segment, file) = memfd();
@@ -38,7 +45,6 @@ fn a_descriptor_that_is_left_open_is_noticed() {
     });
 }
 
-#[test]
 fn a_descriptor_that_is_closed_too_much_is_noticed() {
     alone(|| {
         let (segment, file) = memfd();
@@ -46,7 +52,6 @@ fn a_descriptor_that_is_closed_too_much_is_noticed() {
     });
 }
 
-#[test]
 fn a_mapping_that_is_left_is_noticed() {
     alone(|| {
         let (segment, memfd) = memfd();
@@ -69,7 +74,6 @@ fn a_mapping_that_is_left_is_noticed() {
     });
 }
 
-#[test]
 fn a_name_that_is_left_is_noticed() {
     alone(|| {
         let name: shm_posix::Name = unique_name("noticed").parse().unwrap();
@@ -82,7 +86,6 @@ fn a_name_that_is_left_is_noticed() {
     });
 }
 
-#[test]
 fn a_system_v_segment_that_is_left_is_noticed() {
     alone(|| {
         let key = shm_sysv::Key::new(unique_key());

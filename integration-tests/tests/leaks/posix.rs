@@ -118,9 +118,13 @@ leaves_nothing! {
             panic_half_way();
         });
     }
+
+    also creating_opening_and_reaping_with_few_descriptors_leaves_nothing;
+    also creating_where_the_name_comes_first_leaves_nothing;
+    also creating_and_growing_where_there_is_no_space_leaves_nothing;
+    also creating_where_there_is_no_proc_leaves_nothing;
 }
 
-#[test]
 fn creating_opening_and_reaping_with_few_descriptors_leaves_nothing() {
     alone(|| {
         with_room_for_few_descriptors(|| {
@@ -141,7 +145,6 @@ fn creating_opening_and_reaping_with_few_descriptors_leaves_nothing() {
     });
 }
 
-#[test]
 fn creating_where_the_name_comes_first_leaves_nothing() {
     alone(|| {
         forbid_nameless_files();
@@ -159,7 +162,6 @@ fn creating_where_the_name_comes_first_leaves_nothing() {
     });
 }
 
-#[test]
 fn creating_and_growing_where_there_is_no_space_leaves_nothing() {
     alone_as_root(|| {
         small_dev_shm(1 << 18).unwrap();
@@ -180,7 +182,6 @@ fn creating_and_growing_where_there_is_no_space_leaves_nothing() {
     });
 }
 
-#[test]
 fn creating_where_there_is_no_proc_leaves_nothing() {
     alone_as_root(|| {
         let name = name();

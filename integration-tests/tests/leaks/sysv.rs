@@ -109,6 +109,8 @@ leaves_nothing! {
             panic_half_way();
         });
     }
+
+    also creating_where_the_table_or_the_memory_is_full_leaves_nothing;
 }
 
 /// Runs `body` in a process that can map nothing more; what its heap has is
@@ -120,7 +122,6 @@ fn without_addresses(body: impl FnOnce()) {
     limit(Resource::RLIMIT_AS, enough).unwrap();
 }
 
-#[test]
 fn creating_where_the_table_or_the_memory_is_full_leaves_nothing() {
     alone_as_root(|| {
         for name in ["shmmni", "shmall", "shmmax"] {

@@ -24,6 +24,8 @@ use crate::target::Target;
 pub(crate) use anonymous::open_as;
 pub(crate) use look::{Object, User};
 pub(crate) use posix::remove as remove_posix;
+#[cfg(test)]
+pub(crate) use segment::Facts;
 pub(crate) use segment::{Segment, Verdict};
 pub(crate) use sysv::remove as remove_sysv;
 

@@ -19,6 +19,7 @@ mod remove;
 mod stat;
 mod target;
 mod view;
+mod watch;
 
 use std::fmt;
 use std::process::ExitCode;
@@ -47,6 +48,8 @@ enum Command {
     Ls(list::Arguments),
     /// Tells what there is to know about one segment.
     Stat(stat::Arguments),
+    /// Shows the listing as it changes, on a terminal; and removes from it.
+    Watch(watch::Arguments),
     /// Makes a segment that stays until somebody removes it.
     Create(create::Arguments),
     /// Writes a file, or what comes on standard input, into a segment.
@@ -101,6 +104,7 @@ fn main() -> ExitCode {
     let done = match arguments.command {
         Command::Ls(arguments) => list::run(&arguments),
         Command::Stat(arguments) => stat::run(&arguments),
+        Command::Watch(arguments) => watch::run(&arguments),
         Command::Create(arguments) => create::run(&arguments),
         Command::Write(arguments) => copy::write(&arguments),
         Command::Read(arguments) => copy::read(&arguments),

@@ -56,14 +56,35 @@ fn remove(target: &Target, force: bool) -> Result<(), Failure> {
             segment.object
         }
     };
-    let removed = match (target, object) {
-        (_, Object::SystemV(id)) => census::remove_sysv(id, false)?,
-        (Target::Posix(name), _) => census::remove_posix(name, object, false)?,
-        _ => false,
-    };
-    match removed {
+    match remove_object(target, object)? {
         true => Ok(()),
         false => Err(format!("cannot remove {target}: it is gone").into()),
+    }
+}
+
+/// Says whether it was there.
+fn remove_object(target: &Target, object: Object) -> Result<bool, Failure> {
+    match (target, object) {
+        (_, Object::SystemV(id)) => census::remove_sysv(id, false),
+        (Target::Posix(name), _) => census::remove_posix(name, object, false),
+        _ => Err(format!(
+            "cannot remove {target}: it has no name, and goes when its last \
+             user lets go of it"
+        )
+        .into()),
+    }
+}
+
+/// Removes this very segment, whoever uses it; says so.
+pub(crate) fn segment(segment: &Segment) -> Result<String, Failure> {
+    let Some(target) = &segment.target else {
+        let name = &segment.name;
+        let why = "it has no name, and goes with its users";
+        return Err(format!("cannot remove {name}: {why}").into());
+    };
+    match remove_object(target, segment.object)? {
+        true => Ok(format!("removed {target}")),
+        false => Ok(format!("{target} was gone already")),
     }
 }
 

@@ -14,3 +14,4 @@ mod reaping;
 mod removal;
 mod support;
 mod usage;
+mod watching;

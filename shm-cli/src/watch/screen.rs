@@ -71,7 +71,8 @@ mod tests {
             let mut written = Vec::new();
             // It ends with an error, as nobody has the other side any more.
             let _ = File::from(terminal.master).read_to_end(&mut written);
-            let mut screen = vt100::Parser::default();
+            // With room for a backtrace.
+            let mut screen = vt100::Parser::new(1000, 200, 0);
             screen.process(&written);
             assert!(!screen.screen().alternate_screen());
             assert!(!screen.screen().hide_cursor());

@@ -1,7 +1,6 @@
 //! `shm ls`: every segment on the machine, and whether anybody needs it.
 
 use std::process::ExitCode;
-use std::time::SystemTime;
 
 use serde::Serialize;
 
@@ -76,11 +75,4 @@ fn in_a_table(rows: &[Row]) -> String {
         table.add_row(row.cells());
     }
     table.to_string()
-}
-
-impl View {
-    /// As the time is now.
-    pub(crate) fn now() -> Self {
-        Self::at(SystemTime::now())
-    }
 }

@@ -47,8 +47,9 @@ struct Holder<'a> {
 }
 
 impl View {
-    pub(crate) fn at(now: SystemTime) -> Self {
-        Self { now, owners: HashMap::new() }
+    /// As the time is now.
+    pub(crate) fn now() -> Self {
+        Self { now: SystemTime::now(), owners: HashMap::new() }
     }
 
     pub(crate) fn row<'a>(&mut self, segment: &'a Segment) -> Row<'a> {

@@ -217,7 +217,8 @@ impl App {
         // So that moves begin where the selection is now.
         let at = self.selection().unwrap_or_default();
         match key {
-            KeyCode::Char('q') | KeyCode::Esc => return Action::Quit,
+            KeyCode::Char('q') => return Action::Quit,
+            KeyCode::Esc => self.filter.clear(),
             KeyCode::Down | KeyCode::Char('j') => self.select(at + 1),
             KeyCode::Up | KeyCode::Char('k') => {
                 self.select(at.saturating_sub(1));
@@ -374,7 +375,9 @@ pub(super) mod tests {
         assert_eq!(names(&app), "");
         press(&mut app, "\x7fa\n");
         assert_eq!(names(&app), "a");
-        press(&mut app, "/\x1b");
+        press(&mut app, "\x1b");
+        assert_eq!(names(&app), "abc");
+        press(&mut app, "/b\x1b");
         assert_eq!(names(&app), "abc");
         press(&mut app, "t");
         assert_eq!(names(&app), "a");
@@ -413,7 +416,6 @@ pub(super) mod tests {
         let control_c =
             KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
         assert!(quits(KeyCode::Char('q').into(), Mode::Browse));
-        assert!(quits(KeyCode::Esc.into(), Mode::Browse));
         assert!(quits(control_c, Mode::Browse));
         assert!(quits(control_c, Mode::Filter));
         assert!(!quits(KeyCode::Char('q').into(), Mode::Filter));

@@ -2,11 +2,12 @@
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
-use ratatui::style::{Modifier, Style};
+use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::Line;
 use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Table, Wrap};
 
 use super::app::{App, Mode};
+use crate::census::Verdict;
 use crate::view::{Row as Shown, View};
 
 const KEYS: &str = "q quit  ↑↓ select  ⏎ detail  / filter  t stale only  \
@@ -88,10 +89,13 @@ fn table(frame: &mut Frame<'_>, app: &mut App, area: Rect) {
     let rows = app.rows().into_iter().enumerate().skip(top).take(page);
     let rows: Vec<Row<'_>> = rows
         .map(|(at, segment)| {
-            let style = match Some(at) == selection {
-                true => Style::new().add_modifier(Modifier::REVERSED),
-                false => Style::new(),
+            let mut style = match segment.verdict {
+                Verdict::Stale => Style::new().fg(Color::Yellow),
+                Verdict::Idle | Verdict::InUse => Style::new(),
             };
+            if Some(at) == selection {
+                style = style.add_modifier(Modifier::REVERSED);
+            }
             Row::new(view.row(segment).cells()).style(style)
         })
         .collect();
@@ -112,7 +116,7 @@ fn header(app: &App) -> Row<'static> {
 }
 
 fn details(frame: &mut Frame<'_>, app: &mut App, area: Rect) {
-    let lines: Vec<Line<'_>> = match app.selected() {
+    let mut lines: Vec<Line<'_>> = match app.selected() {
         None => vec![],
         Some(segment) => View::now()
             .row(segment)
@@ -121,6 +125,12 @@ fn details(frame: &mut Frame<'_>, app: &mut App, area: Rect) {
             .map(|(what, text)| Line::from(format!("{what:9} {text}")))
             .collect(),
     };
+    // Below the border.
+    let room = usize::from(area.height.saturating_sub(1));
+    if lines.len() > room {
+        lines.truncate(room.saturating_sub(1));
+        lines.push(Line::from("… there is more: `shm stat` tells all"));
+    }
     let block = Block::new().borders(Borders::TOP);
     let text = Paragraph::new(lines).wrap(Wrap { trim: false }).block(block);
     frame.render_widget(text, area);
@@ -130,6 +140,7 @@ fn details(frame: &mut Frame<'_>, app: &mut App, area: Rect) {
 mod tests {
     use super::super::app::tests::{census, segment};
     use super::*;
+    use crate::census::User;
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
     use ratatui::crossterm::event::KeyCode;
@@ -163,6 +174,29 @@ mod tests {
         assert!(is_there("target    posix:/second"), "{screen:#?}");
         let question = "Remove posix:/second? It is in use: as planted. [y/N]";
         assert!(is_there(question), "{screen:#?}");
+    }
+
+    #[test]
+    fn details_that_do_not_fit_say_so() {
+        let mut app = App::new();
+        let user = |pid| User {
+            pid,
+            command: "cat".to_owned(),
+            descriptors: 1,
+            mapped: false,
+        };
+        let mut shared = segment("shared", 3);
+        shared.users = (1..=3).map(user).collect();
+        app.take(census(vec![shared.clone()]));
+        app.detail = true;
+        let all = drawn(&mut app, 80, 24).join("\n");
+        assert!(all.contains("user      3 cat"), "{all}");
+        assert!(!all.contains("there is more"), "{all}");
+        shared.users = (1..=30).map(user).collect();
+        app.take(census(vec![shared]));
+        let part = drawn(&mut app, 80, 24).join("\n");
+        assert!(part.contains("user      3 cat"), "{part}");
+        assert!(part.contains("there is more"), "{part}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -175,27 +175,29 @@ struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
+    /// A socket that has its path already refuses whoever comes until it
+    /// listens, and would seem abandoned: so it gets the path last.
     fn take(path: &'a Path) -> Result<Self, Failure> {
-        let listen = || {
-            // There is no other thread that would be surprised.
-            let before = umask(Mode::from_bits_truncate(0o177));
-            let listener = UnixListener::bind(path);
-            umask(before);
-            listener
-        };
-        let listener = match listen() {
+        let cannot =
+            |error| format!("cannot listen at {}: {error}", path.display());
+        // Of any other process that wants the path.
+        let first = path.with_file_name(format!(".{}", process::id()));
+        // There is no other thread that would be surprised.
+        let before = umask(Mode::from_bits_truncate(0o177));
+        let listener = UnixListener::bind(&first);
+        umask(before);
+        let listener = listener.map_err(cannot)?;
+        let named = fs::hard_link(&first, path).or_else(|error| {
             // Left by one that was killed?
-            Err(error)
-                if error.kind() == io::ErrorKind::AddrInUse
-                    && is_abandoned(path) =>
+            if error.kind() != io::ErrorKind::AlreadyExists
+                || !is_abandoned(path)
             {
-                fs::remove_file(path).and_then(|()| listen())
+                return Err(error);
             }
-            listening => listening,
-        };
-        let listener = listener.map_err(|error| {
-            format!("cannot listen at {}: {error}", path.display())
-        })?;
+            fs::remove_file(path)?;
+            fs::hard_link(&first, path)
+        });
+        fs::remove_file(&first).and(named).map_err(cannot)?;
         Ok(Self { listener, path })
     }
 }

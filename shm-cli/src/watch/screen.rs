@@ -24,7 +24,6 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         // On a terminal that is gone, there is nothing to be done.
-        let _ = self.0.show_cursor();
         let _ = ratatui::try_restore();
     }
 }

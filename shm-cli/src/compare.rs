@@ -18,15 +18,14 @@ mod report;
 mod table;
 mod turns;
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use console::Term;
 use shm_common::Size;
 
+use crate::Failure;
 use crate::interrupts::{Interrupted, Interrupts};
-use crate::{Failure, complain};
+use crate::output::{complain, print, width};
 use kind::{Kind, Mechanism, for_kind};
 use pair::{Pair, Work};
 use payload::Payload;
@@ -115,21 +114,4 @@ fn compare(
     let bytes = work.payload.size().bytes();
     let figures = (&sent, &received);
     Ok(Outcome::measured(work.mechanism, bytes, figures, remains))
-}
-
-/// Of the terminal, if the result goes to one.
-fn width() -> Option<u16> {
-    let terminal = Term::stdout();
-    terminal.is_term().then(|| terminal.size().1)
-}
-
-fn print(text: &str) -> Result<(), Failure> {
-    let mut stdout = io::stdout().lock();
-    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
-        // Whoever read it has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.map_err(|error| {
-            format!("cannot write the result: {error}").into()
-        }),
-    }
 }

@@ -3,15 +3,20 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use nix::sys::signal::Signal;
 use procfs::process::Process;
 
 use crate::Failure;
 
-/// The numbers of the signals that come, as they come.
-pub(crate) struct Interrupts(Arc<AtomicUsize>);
+/// Takes note of the signals that come.
+pub(crate) struct Interrupts {
+    /// The number of the last one.
+    came: Arc<AtomicUsize>,
+    /// Those that are listened to.
+    signals: Vec<i32>,
+}
 
 /// The user wants to stop.
 #[derive(Debug)]
@@ -22,6 +27,7 @@ impl Interrupts {
     pub(crate) fn listen() -> Result<Self, Failure> {
         let came = Arc::new(AtomicUsize::new(0));
         let ignored = ignored_signals();
+        let mut signals = Vec::new();
         for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
             let number = signal as i32;
             // As under nohup, or in the background of a script: whoever
@@ -32,13 +38,25 @@ impl Interrupts {
             let value = usize::try_from(number)?;
             let came = Arc::clone(&came);
             signal_hook::flag::register_usize(number, came, value)?;
+            signals.push(number);
         }
-        Ok(Self(came))
+        Ok(Self { came, signals })
+    }
+
+    /// From now on they end the process again: there is nothing to clean up
+    /// any more.
+    pub(crate) fn ignore_no_longer(self) -> Result<(), Failure> {
+        self.check()?;
+        for signal in self.signals {
+            let now = Arc::new(AtomicBool::new(true));
+            signal_hook::flag::register_conditional_default(signal, now)?;
+        }
+        Ok(())
     }
 
     /// Fails if the user wants to stop.
     pub(crate) fn check(&self) -> Result<(), Interrupted> {
-        let number = i32::try_from(self.0.load(Ordering::Relaxed));
+        let number = i32::try_from(self.came.load(Ordering::Relaxed));
         match number.map(Signal::try_from) {
             Ok(Ok(signal)) => Err(Interrupted(signal)),
             _ => Ok(()),

@@ -114,6 +114,8 @@ fn reap_one(name: &Name) -> Result<Verdict> {
     let fd = match nix::fcntl::open(name.path(), flags, Mode::empty()) {
         Ok(fd) => fd,
         Err(Errno::ENOENT) => return Ok(Verdict::Gone),
+        // Somebody has a lease on it, and so has it open.
+        Err(Errno::EWOULDBLOCK) => return Ok(Verdict::InUse),
         Err(errno) => return Err(os_error("open", errno, name.object()).into()),
     };
     match raw::flock(fd.as_fd(), libc::LOCK_EX | libc::LOCK_NB) {

@@ -296,6 +296,9 @@ impl<A: Access> Segment<A> {
             {
                 return Err(wrong_kind(name));
             }
+            // Somebody has a lease on it, such as a tool that asks the kernel
+            // whether anybody uses it.
+            Err(os) if os.errno() == libc::EWOULDBLOCK => return Ok(None),
             opened => opened?,
         };
         match raw::flock(fd.as_fd(), libc::LOCK_SH | libc::LOCK_NB) {

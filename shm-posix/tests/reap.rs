@@ -3,9 +3,11 @@
 //! A lock belongs to an open file, which every child inherits that any test
 //! forks. So each test here has a process of its own.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(unsafe_code, reason = "nix has no leases")]
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
@@ -16,6 +18,7 @@ use integration_tests::alone::{alone, alone_as_root};
 use integration_tests::leaks;
 use integration_tests::peer::{DEADLINE, Peer};
 use integration_tests::surroundings::{self, Refused};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use shm_common::NameFault;
@@ -211,6 +214,45 @@ fn an_open_that_meets_a_reaper_waits_for_its_decision() {
         let opened = patient.join(DEADLINE).unwrap();
         let opened = String::from_utf8(opened).unwrap();
         assert!(opened.starts_with("Err(NotFound("), "{opened}");
+    });
+}
+
+/// The kernel keeps others from opening what a process has a lease on.
+#[test]
+fn a_lease_is_waited_for_and_is_a_use() {
+    alone(|| {
+        let prefix = Prefix::new();
+        let name = prefix.name("leased");
+        Segment::create(&name, Size::KIB).unwrap().keep();
+        let mut holder = Peer::fork(|link| {
+            // The news that somebody waits would end it.
+            SigSet::from(Signal::SIGIO).thread_block()?;
+            let file = fs::File::open(name.path())?;
+            // SAFETY: this command of fcntl takes a number, and `file` is open.
+            let lease = unsafe {
+                libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK)
+            };
+            assert_eq!(lease, 0, "{}", io::Error::last_os_error());
+            link.send("leased")?;
+            link.receive()?;
+            io::Result::Ok([])
+        })
+        .unwrap();
+        holder.receive().unwrap();
+        assert_eq!(outcome(&prefix), [in_use(&name)]);
+        let hasty = SegmentOptions::new().open_timeout(Duration::ZERO);
+        let met = hasty.open(&name);
+        assert!(matches!(met, Err(Error::NotReady { .. })), "{met:?}");
+        let patient = thread::spawn({
+            let name = name.clone();
+            move || SegmentOptions::new().open_timeout(DEADLINE).open(&name)
+        });
+        // Time to give up, for one that does not wait.
+        thread::sleep(Duration::from_millis(20));
+        holder.send("enough").unwrap();
+        holder.join(DEADLINE).unwrap();
+        patient.join().unwrap().unwrap();
+        assert_eq!(outcome(&prefix), [removed(&name)]);
     });
 }
 

@@ -9,25 +9,16 @@ mod sysv;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
-use clap::ValueEnum;
 use shm_common::{AsSharedBytes, ReadWrite, Size};
 
 use super::turns::Gone;
 use crate::Failure;
 
+pub(crate) use crate::mechanism::Mechanism;
 pub(crate) use dmabuf::Dmabuf;
 pub(crate) use memfd::Memfd;
 pub(crate) use posix::Posix;
 pub(crate) use sysv::Sysv;
-
-/// A mechanism, by name.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub(crate) enum Mechanism {
-    Sysv,
-    Posix,
-    Memfd,
-    Dmabuf,
-}
 
 /// Calls a function that is generic over [`Kind`] for a [`Mechanism`].
 macro_rules! for_kind {
@@ -53,20 +44,6 @@ macro_rules! for_kind {
     };
 }
 pub(crate) use for_kind;
-
-impl Mechanism {
-    pub(crate) const ALL: [Self; 4] =
-        [Self::Sysv, Self::Posix, Self::Memfd, Self::Dmabuf];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Sysv => "sysv",
-            Self::Posix => "posix",
-            Self::Memfd => "memfd",
-            Self::Dmabuf => "dmabuf",
-        }
-    }
-}
 
 /// What is done differently for each mechanism: by the two processes, in the
 /// order of a segment's life, and by the command that looks on.

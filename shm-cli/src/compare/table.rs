@@ -1,23 +1,13 @@
 //! The result of `compare`, as people read it.
 
-use comfy_table::presets::{ASCII_MARKDOWN, UTF8_FULL_CONDENSED};
-use comfy_table::{ContentArrangement, Table};
-
 use super::report::{Outcome, Report};
+use crate::output;
 
 impl Report {
     /// A row for each thing compared, a column for each mechanism: in lines of
     /// at most that many characters, or else in Markdown.
     pub(crate) fn to_table(&self, width: Option<u16>) -> String {
-        let mut table = Table::new();
-        match width {
-            Some(width) => table
-                .load_preset(UTF8_FULL_CONDENSED)
-                .set_content_arrangement(ContentArrangement::Dynamic)
-                .set_width(width),
-            // A row stays a line, for Markdown and grep.
-            None => table.load_preset(ASCII_MARKDOWN),
-        };
+        let mut table = output::table(width);
         let lines = if width.is_some() { "\n" } else { "; " };
         let names = self.mechanisms.iter().map(|outcome| outcome.name);
         table.set_header(std::iter::once("").chain(names));

@@ -1,0 +1,189 @@
+//! `shm watch`, on a terminal of its own.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::num::NonZero;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::pty::{Winsize, openpty};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::{Termios, tcgetattr};
+use nix::unistd::Pid;
+
+use crate::support::*;
+
+const DEADLINE: Duration = Duration::from_secs(50);
+
+/// The command on a terminal, and what that shows.
+struct Watched {
+    child: Child,
+    keyboard: File,
+    line: OwnedFd,
+    before: Termios,
+    screen: Arc<Mutex<vt100::Parser>>,
+}
+
+impl Watched {
+    /// As a new process leads no group, setsid(1) does not fork but becomes
+    /// the command.
+    fn start() -> Self {
+        let size =
+            Winsize { ws_row: 24, ws_col: 240, ws_xpixel: 0, ws_ypixel: 0 };
+        let pty = openpty(&size, None).unwrap();
+        let before = tcgetattr(&pty.slave).unwrap();
+        let keyboard = File::from(pty.master);
+        let mut output = keyboard.try_clone().unwrap();
+        let size = |number| NonZero::new(number).unwrap();
+        let parser = vt100::Parser::new(size(24), size(240), 0);
+        let screen = Arc::new(Mutex::new(parser));
+        let shown = Arc::clone(&screen);
+        thread::spawn(move || {
+            let mut piece = [0; 4096];
+            // An error is the end: nobody has the other side open any more.
+            while let Ok(len @ 1..) = output.read(&mut piece) {
+                shown.lock().unwrap().process(&piece[..len]);
+            }
+        });
+        let stdio =
+            || Stdio::from(pty.slave.as_fd().try_clone_to_owned().unwrap());
+        let child = Command::new("setsid")
+            .args(["--ctty", env!("CARGO_BIN_EXE_shm"), "watch"])
+            .arg("--interval=50ms")
+            .env("TERM", "xterm")
+            .stdin(stdio())
+            .stdout(stdio())
+            .stderr(stdio())
+            .spawn()
+            .unwrap();
+        Self { child, keyboard, line: pty.slave, before, screen }
+    }
+
+    fn press(&mut self, keys: &str) {
+        self.keyboard.write_all(keys.as_bytes()).unwrap();
+    }
+
+    fn contents(&self) -> String {
+        self.screen.lock().unwrap().screen().contents()
+    }
+
+    fn wait_until(&self, what: &str, shown: impl Fn(&str) -> bool) {
+        let begun = Instant::now();
+        while !shown(&self.contents()) {
+            let contents = self.contents();
+            assert!(begun.elapsed() < DEADLINE, "not {what}:\n{contents}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn wait_for(&self, text: &str) {
+        self.wait_until(text, |contents| contents.contains(text));
+    }
+
+    /// Only this one, if any.
+    fn filter(&mut self, name: &str) {
+        self.press(&format!("/{name}\r"));
+        self.wait_for(&format!("only with \"{name}\""));
+    }
+
+    /// Waits for its end, and until these were its last words; the terminal
+    /// must be as it was.
+    fn end(mut self, last_words: &str) -> ExitStatus {
+        let begun = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(begun.elapsed() < DEADLINE, "it does not end");
+            thread::sleep(Duration::from_millis(5));
+        };
+        assert_eq!(tcgetattr(&self.line).unwrap(), self.before);
+        let is_restored = || {
+            let screen = self.screen.lock().unwrap();
+            let screen = screen.screen();
+            !screen.alternate_screen() && !screen.hide_cursor()
+        };
+        self.wait_until("restored", |contents| {
+            is_restored() && contents.trim() == last_words
+        });
+        status
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn segments_come_go_and_change_on_the_screen() {
+    let Some(planter) = Planter::all().pop() else { return };
+    let mut watched = Watched::start();
+    watched.wait_for("q quit");
+    let mut plant = planter.plant_posix();
+    let name = plant.name().to_owned();
+    watched.filter(&name);
+    watched.wait_for("in use: ");
+    assert!(watched.contents().contains(&format!("posix:{name}")));
+    watched.press("\r");
+    watched.wait_for(&format!("user      {} ", plant.pid()));
+    plant.kill();
+    watched.wait_for("stale: ");
+    drop(plant);
+    let row = format!("posix:{name}");
+    watched.wait_until("gone", |contents| !contents.contains(&row));
+    watched.press("q");
+    let status = watched.end("");
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn only_what_is_confirmed_is_removed() {
+    let Some(planter) = Planter::all().pop() else { return };
+    let plant = planter.plant_posix();
+    let mut watched = Watched::start();
+    watched.wait_for("q quit");
+    watched.filter(plant.name());
+    watched.wait_for("in use: ");
+    watched.press("d");
+    watched.wait_for("[y/N]");
+    watched.press("n");
+    watched.wait_for("q quit");
+    assert!(plant.row(&ls([])).is_some());
+    watched.press("d");
+    watched.wait_for("[y/N]");
+    watched.press("y");
+    watched.wait_for(&format!("removed posix:{}", plant.name()));
+    assert!(plant.row(&ls([])).is_none());
+    // Control-C is a key here.
+    watched.press("\x03");
+    assert!(watched.end("").success());
+}
+
+#[test]
+fn a_signal_ends_it_and_gives_the_terminal_back() {
+    for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT] {
+        let watched = Watched::start();
+        watched.wait_for("q quit");
+        let pid = Pid::from_raw(watched.child.id().cast_signed());
+        kill(pid, signal).unwrap();
+        let status = watched.end(&format!(
+            "shm: interrupted by {signal}; nothing is left behind"
+        ));
+        assert_eq!(status.signal(), Some(signal as i32), "{status}");
+    }
+}
+
+#[test]
+fn without_a_terminal_it_says_so() {
+    let line = failure(&mut shm(["watch"]), 1);
+    assert!(line.contains("it needs a terminal"), "{line}");
+    let line = failure(&mut shm(["watch", "--interval=soon"]), 2);
+    assert!(line.contains("--interval"), "{line}");
+}

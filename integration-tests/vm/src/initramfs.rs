@@ -14,8 +14,8 @@ use crate::programs::Programs;
 trait Source: Read + Seek {}
 impl<T: Read + Seek> Source for T {}
 
-/// Writes an archive with `/init`, which is also the programs in `/bin` that
-/// tests start, the test programs as `/tests/0` and so on, and
+/// Writes an archive with `/init`, which is also the programs of the system in
+/// `/bin` that tests start, `/bin/shm`, the test programs as `/tests/0` and so on, and
 /// `/tests/list`: on each line a program's name, and its arguments.
 pub fn pack(to: &Path, programs: &Programs, list: &str) -> Result<()> {
     let mut entries: Vec<(NewcBuilder, Box<dyn Source>)> = Vec::new();
@@ -35,6 +35,7 @@ pub fn pack(to: &Path, programs: &Programs, list: &str) -> Result<()> {
     for name in ["init", "bin/cat", "bin/ls", "bin/test"] {
         entries.push((program(name), Box::new(File::open(&programs.init)?)));
     }
+    entries.push((program("bin/shm"), Box::new(File::open(&programs.shm)?)));
     for (number, test) in programs.tests.iter().enumerate() {
         let file = File::open(&test.file)?;
         entries.push((program(&format!("tests/{number}")), Box::new(file)));

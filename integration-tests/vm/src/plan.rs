@@ -56,6 +56,11 @@ const NEEDS: &[(&str, Option<&str>, Need)] = &[
         Need::Options(&["CONFIG_UDMABUF", "CONFIG_DMABUF_HEAPS_SYSTEM"]),
     ),
     (
+        "vm/command",
+        Some("a_buffer"),
+        Need::Options(&["CONFIG_UDMABUF", "CONFIG_DMABUF_HEAPS_SYSTEM"]),
+    ),
+    (
         "vm/system",
         Some("a_page_of_the_pool_can_be_a_dma_buf"),
         Need::Options(&["CONFIG_UDMABUF"]),

@@ -41,45 +41,74 @@ pub struct Program {
 #[derive(Debug)]
 pub struct Programs {
     pub init: PathBuf,
+    /// The `shm` command.
+    pub shm: PathBuf,
     pub tests: Vec<Program>,
 }
 
 /// Builds everything, and asks each program for its tests.
 pub fn build() -> Result<Programs> {
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["test", "--no-run", "--locked", "--tests"]);
-    cargo.args(["--target", TARGET]);
-    cargo.args(["--message-format", "json-render-diagnostics"]);
-    cargo.args(PACKAGES.map(|package| format!("--package={package}")));
-    // Without what debuggers need they are a tenth as large.
-    cargo.env(FLAGS.0, FLAGS.1).env("CARGO_PROFILE_DEV_DEBUG", "0");
     let mut init = None;
     let mut tests = Vec::new();
-    for line in run(&mut cargo)?.lines() {
-        let message: Value = serde_json::from_str(line)?;
-        let Some(file) = message["executable"].as_str().map(PathBuf::from)
-        else {
-            continue;
-        };
-        let target = message["target"]["name"].as_str().unwrap_or_default();
-        if message["profile"]["test"] == true {
-            let name = format!("{}/{target}", directory(&message));
-            let listed = run(Command::new(&file).arg("--list"))?;
+    let packages = PACKAGES.map(|package| format!("--package={package}"));
+    let arguments = ["test", "--no-run", "--tests"].map(String::from);
+    for built in cargo(arguments.into_iter().chain(packages))? {
+        if built.is_test {
+            let listed = run(Command::new(&built.file).arg("--list"))?;
+            let (name, file) = (built.name(), built.file);
             tests.push(Program { name, file, tests: names(&listed) });
-        } else if target == "vm-init" {
-            init = Some(file);
+        } else if built.target == "vm-init" {
+            init = Some(built.file);
         }
     }
     tests.sort_by(|a, b| a.name.cmp(&b.name));
     let init = init.ok_or("cargo built no vm-init")?;
-    Ok(Programs { init, tests })
+    let arguments = ["build", "--package=shm-cli", "--bin=shm"];
+    let shm = cargo(arguments.map(String::from))?.pop();
+    let shm = shm.ok_or("cargo built no shm")?.file;
+    Ok(Programs { init, shm, tests })
 }
 
-/// The name of the directory that a package lies in.
-fn directory(message: &Value) -> &str {
-    let manifest = message["manifest_path"].as_str().unwrap_or_default();
-    let directory = Path::new(manifest).parent().and_then(Path::file_name);
-    directory.and_then(OsStr::to_str).unwrap_or_default()
+/// What cargo says of a program that it has built.
+struct Built {
+    /// The name of the directory that the package lies in.
+    directory: String,
+    target: String,
+    is_test: bool,
+    file: PathBuf,
+}
+
+impl Built {
+    fn of(message: &Value) -> Option<Self> {
+        let text =
+            |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let manifest = text(&message["manifest_path"]);
+        let directory = Path::new(&manifest).parent().and_then(Path::file_name);
+        Some(Self {
+            directory: directory.and_then(OsStr::to_str)?.to_owned(),
+            target: text(&message["target"]["name"]),
+            is_test: message["profile"]["test"] == true,
+            file: message["executable"].as_str()?.into(),
+        })
+    }
+
+    fn name(&self) -> String {
+        format!("{}/{}", self.directory, self.target)
+    }
+}
+
+/// Builds what the arguments say, static.
+fn cargo(arguments: impl IntoIterator<Item = String>) -> Result<Vec<Built>> {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(arguments).args(["--locked", "--target", TARGET]);
+    cargo.args(["--message-format", "json-render-diagnostics"]);
+    // Without what debuggers need they are a tenth as large.
+    cargo.env(FLAGS.0, FLAGS.1).env("CARGO_PROFILE_DEV_DEBUG", "0");
+    let mut all = Vec::new();
+    for line in run(&mut cargo)?.lines() {
+        all.extend(Built::of(&serde_json::from_str(line)?));
+    }
+    Ok(all)
 }
 
 /// The tests that a program lists, each as `module::name: test`.

@@ -241,6 +241,15 @@ impl Memory {
         Errno::result(result).map(drop)
     }
 
+    /// Wakes who sleeps on the first word, of the kind that processes share.
+    pub fn wake(&self) -> nix::Result<()> {
+        let call = libc::SYS_futex;
+        let (word, operation) = (self.start.as_ptr(), libc::FUTEX_WAKE);
+        // SAFETY: the call takes an address and two numbers, and writes nothing.
+        let woken = unsafe { libc::syscall(call, word, operation, 1) };
+        Errno::result(woken).map(drop)
+    }
+
     /// The address, as `/proc/self/maps` begins a line with it.
     pub fn address(&self) -> String {
         format!("{:x}-", self.start.addr())

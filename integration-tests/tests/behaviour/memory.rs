@@ -304,6 +304,28 @@ pub const CHAPTER: Chapter = Chapter {
             ..Row::REST
         },
         Row {
+            question: "Wake who sleeps on a word of it (FUTEX_WAKE, shared)",
+            sysv: probe!(always("works"), {
+                let segment = SysV::new(SIZE)?;
+                outcome(Memory::attach(segment.id, 0)?.wake())
+            }),
+            posix: probe!(always("works"), {
+                outcome(Memory::map(&Posix::new(SIZE)?.fd, SIZE)?.wake())
+            }),
+            memfd: probe!(always("works"), {
+                outcome(Memory::map(memfd(SIZE)?, SIZE)?.wake())
+            }),
+            dmabuf: probe!(always("EFAULT, by udmabuf too"), both_drivers, {
+                let heap = Memory::map(heap_buffer(SIZE)?, SIZE)?.wake();
+                let fd = sealed(SIZE, libc::F_SEAL_SHRINK)?;
+                let udmabuf = Memory::map(udmabuf(&fd, 0, SIZE)?, SIZE)?.wake();
+                match heap == udmabuf {
+                    true => Ok(format!("{}, by udmabuf too", outcome(heap)?)),
+                    false => Ok(format!("{heap:?}, by udmabuf {udmabuf:?}")),
+                }
+            }),
+        },
+        Row {
             question: "A memfd, and a dma-buf of its pages (udmabuf)",
             dmabuf: probe!(
                 always("each sees what the other writes"),
@@ -335,12 +357,19 @@ pub const CHAPTER: Chapter = Chapter {
         },
         Row {
             question: "… to end what was not begun; neither to read nor to write",
-            dmabuf: probe!(always("works; EINVAL"), heap, {
-                let fd = heap_buffer(SIZE)?;
-                let ended = sync(&fd, DMA_BUF_SYNC_END | DMA_BUF_SYNC_RW)?;
-                let neither = sync(&fd, DMA_BUF_SYNC_START)?;
-                Ok(format!("{ended}; {neither}"))
-            }),
+            dmabuf: probe!(
+                always("works, by udmabuf EINVAL; EINVAL"),
+                both_drivers,
+                {
+                    let fd = heap_buffer(SIZE)?;
+                    let end = DMA_BUF_SYNC_END | DMA_BUF_SYNC_RW;
+                    let ended = sync(&fd, end)?;
+                    let memfd = sealed(SIZE, libc::F_SEAL_SHRINK)?;
+                    let other = sync(udmabuf(&memfd, 0, SIZE)?, end)?;
+                    let neither = sync(&fd, DMA_BUF_SYNC_START)?;
+                    Ok(format!("{ended}, by udmabuf {other}; {neither}"))
+                }
+            ),
             ..Row::REST
         },
     ],

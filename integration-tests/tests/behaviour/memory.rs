@@ -304,7 +304,7 @@ pub const CHAPTER: Chapter = Chapter {
             ..Row::REST
         },
         Row {
-            question: "Wake who sleeps on a word of it (FUTEX_WAKE, shared)",
+            question: "Wake who sleeps on a word of it by FUTEX_WAKE of the shared kind",
             sysv: probe!(always("works"), {
                 let segment = SysV::new(SIZE)?;
                 outcome(Memory::attach(segment.id, 0)?.wake())

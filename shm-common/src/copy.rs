@@ -24,8 +24,9 @@
 //!
 //! 1. the processor gives each byte of a wide access its old or its new value,
 //!    and keeps the order that an acquire before or a release after the copy
-//!    asks for. On x86 all loads and stores do, the string instructions as a
-//!    whole; non-temporal stores would not, so there are none;
+//!    asks for. On x86 all loads and stores of ordinary memory do, the string
+//!    instructions as a whole; non-temporal stores would not, so there are none
+//!    (`docs/unsafe.md` says what holds for a driver's write-combining memory);
 //! 2. the compiler neither drops, repeats, merges nor moves the block. So none
 //!    is marked `pure`, `readonly` or `nomem`.
 //!

@@ -33,6 +33,7 @@
 //! - Found by *nothing*, and leaves nothing behind, as a memfd.
 //! - Made once: it neither grows nor shrinks, and its pages cannot be swapped
 //!   out.
+//! - *No futexes*: what sleeps in it, as `shm-sync` does, belongs elsewhere.
 //! - Cannot be sealed, and a memfd cannot be sealed against writing while it is
 //!   also a buffer: so nobody can freeze what a device may write.
 //!

@@ -21,7 +21,8 @@ use crate::raw;
 /// Devices write without the processor knowing: see
 /// [`Segment::cpu_access`](crate::Segment::cpu_access). Atomic words work
 /// between processors, in ordinary memory as udmabuf and the system heap give
-/// it; what another driver's memory makes of them is for that driver to say.
+/// it; what another driver's memory makes of them is for that driver to say
+/// (`docs/unsafe.md`). No process can sleep on one: a futex here is `EFAULT`.
 ///
 /// # Crashes
 ///

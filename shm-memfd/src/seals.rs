@@ -44,7 +44,10 @@ impl Seals {
     pub const FUTURE_WRITE: Self =
         Self(libc::F_SEAL_FUTURE_WRITE.cast_unsigned());
     /// The executable bits cannot change. Since Linux 6.3, where every segment
-    /// of this crate has it.
+    /// of this crate has it. Where somebody else made a segment that can be
+    /// executed, the kernel sets [`SHRINK`](Self::SHRINK), [`GROW`](Self::GROW),
+    /// [`WRITE`](Self::WRITE) and [`FUTURE_WRITE`](Self::FUTURE_WRITE) with it:
+    /// what can be executed cannot be written any more.
     pub const EXEC: Self = Self(libc::F_SEAL_EXEC.cast_unsigned());
 
     /// No seal.
@@ -217,7 +220,8 @@ impl Frozen {
     ///
     /// # Errors
     ///
-    /// [`Error::LimitReached`]: too many descriptors (`EMFILE`).
+    /// [`Error::LimitReached`]: too many descriptors (`EMFILE`), or no more
+    /// than the three standard ones are allowed (`EINVAL`).
     pub fn try_clone(&self) -> Result<Self> {
         let fd = duplicate(self.as_fd())?;
         Ok(Self { fd, size: self.size, page_size: self.page_size })
@@ -227,8 +231,9 @@ impl Frozen {
     ///
     /// # Errors
     ///
-    /// [`Error::OutOfMemory`]: no address range is free, or there are too many
-    /// mappings (`ENOMEM`; `vm.max_map_count`).
+    /// [`Error::OutOfMemory`]: no address range is free, there are too many
+    /// mappings, or the huge-page pool has too few (`ENOMEM`;
+    /// `vm.max_map_count`, `vm.nr_hugepages`).
     #[doc(alias = "mmap")]
     pub fn map(&self) -> Result<FrozenMapping> {
         let mapping = Mapping::new(
@@ -262,6 +267,18 @@ impl From<Frozen> for OwnedFd {
 }
 
 /// A frozen segment at an address of this process; derefs to its bytes.
+///
+/// # Crashes
+///
+/// Frozen bytes cannot change, but they need not be in memory yet: who reads a
+/// page that was never reserved gets one, of zeros. So a sender can freeze a
+/// length for which it reserved nothing ([`Reserve::OnTouch`]), and the
+/// reader's touches use up memory, until the kernel's out-of-memory killer
+/// comes; where the pages are those of a pool, the touch that finds it empty is
+/// a `SIGBUS`. For a sender that is not trusted, compare [`Stat::allocated`]
+/// with the length first.
+///
+/// [`Reserve::OnTouch`]: crate::Reserve::OnTouch
 ///
 /// # Examples
 ///

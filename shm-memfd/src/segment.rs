@@ -354,13 +354,13 @@ impl Segment<ReadWrite> {
     ///
     /// # Errors
     ///
-    /// - [`Error::Busy`]: [`Seals::WRITE`] while a mapping exists, in whatever
-    ///   process, that was made through a descriptor for writing: a read-only
-    ///   one too, by [`map_read_only`](Self::map_read_only), as it could be
-    ///   made writable, and one that a forked child inherited; or while the
-    ///   kernel holds pages, as `io_uring` and dma-buf do, and a pipe that the
-    ///   segment was spliced into, which a mere reader can bring about
-    ///   (`EBUSY`).
+    /// - [`Error::Busy`]: [`Seals::WRITE`], or [`Seals::EXEC`] where it brings
+    ///   that with it, while a mapping exists, in whatever process, that was
+    ///   made through a descriptor for writing: a read-only one too, by
+    ///   [`map_read_only`](Self::map_read_only), as it could be made writable,
+    ///   and one that a forked child inherited; or while the kernel holds
+    ///   pages, as `io_uring` and dma-buf do, and a pipe that the segment was
+    ///   spliced into, which a mere reader can bring about (`EBUSY`).
     /// - [`Error::PermissionDenied`]: it is sealed by [`Seals::SEAL`]
     ///   (`EPERM`).
     /// - [`Error::Os`]: the kernel does not know the seal (`EINVAL`).
@@ -423,7 +423,8 @@ impl<A: Access> Segment<A> {
     ///
     /// # Errors
     ///
-    /// [`Error::LimitReached`]: too many descriptors (`EMFILE`).
+    /// [`Error::LimitReached`]: too many descriptors (`EMFILE`), or no more
+    /// than the three standard ones are allowed (`EINVAL`).
     ///
     /// # Sources
     ///
@@ -501,7 +502,17 @@ impl<A: Access> fmt::Debug for Segment<A> {
 pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
     fd.try_clone_to_owned().map_err(|error| {
         let errno = error.raw_os_error().unwrap_or(libc::EIO);
-        OsError::new("fcntl(F_DUPFD_CLOEXEC)", errno).on(descriptor(fd)).into()
+        let os =
+            OsError::new("fcntl(F_DUPFD_CLOEXEC)", errno).on(descriptor(fd));
+        match errno {
+            // The least number to be given is 3, above the standard ones, and
+            // the limit does not even allow that one.
+            libc::EINVAL => Error::LimitReached(os.hint(
+                "this process may not have more descriptors than the \
+                         three standard ones (ulimit -n)",
+            )),
+            _ => os.into(),
+        }
     })
 }
 

@@ -8,11 +8,11 @@
 
 use std::env;
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,10 +24,11 @@ use integration_tests::surroundings::{
 };
 use nix::fcntl::{FallocateFlags, FcntlArg, FdFlag, fallocate, fcntl};
 use nix::sys::resource::Resource;
+use nix::sys::stat::{Mode, fchmod};
 use shm_memfd::{
     AsSharedBytes, Error, FreezeError, Frozen, FrozenMapping, HugePages, Label,
-    Mapping, PageSize, ReadOnly, ReadWrite, Seals, Segment, SegmentOptions,
-    Size, raw,
+    Mapping, PageSize, ReadOnly, ReadWrite, Reserve, Seals, Segment,
+    SegmentOptions, Size, raw,
 };
 
 const LEN: usize = 10_000;
@@ -264,7 +265,7 @@ fn every_segment_can_neither_shrink_nor_become_executable() {
     let label = Label::new("seals").unwrap();
     for options in [
         SegmentOptions::new(),
-        SegmentOptions::new().reserve(shm_memfd::Reserve::OnTouch),
+        SegmentOptions::new().reserve(Reserve::OnTouch),
         SegmentOptions::new().mode(0o600),
         SegmentOptions::new().huge_pages(HugePages::Transparent),
     ] {
@@ -451,6 +452,55 @@ fn freezing_is_refused_while_the_kernel_may_still_write_to_the_pages() {
     }
 }
 
+#[test]
+fn freezing_is_refused_while_a_reader_has_the_bytes_in_a_pipe() {
+    alone(|| {
+        let (segment, bytes) = filled();
+        let theirs = segment.to_read_only().unwrap();
+        let mut peer = Peer::fork(|link| -> io::Result<[u8; 16]> {
+            let (mut end, into) = io::pipe()?;
+            let mut read = [0; 16];
+            splice(&theirs, &into, read.len())?;
+            link.send("spliced")?;
+            link.receive()?;
+            end.read_exact(&mut read)?;
+            link.send("read")?;
+            link.receive()?;
+            Ok(read)
+        })
+        .unwrap();
+        assert_eq!(peer.receive().unwrap(), b"spliced");
+        let failed = segment.freeze().unwrap_err();
+        assert!(matches!(failed.error, Error::Busy(_)), "{failed}");
+        peer.send("read it").unwrap();
+        assert_eq!(peer.receive().unwrap(), b"read");
+        // It still has the descriptor and the pipe, which are no obstacle.
+        failed.segment.freeze().unwrap();
+        peer.send("end").unwrap();
+        assert_eq!(peer.join(DEADLINE).unwrap(), bytes[..16]);
+    });
+}
+
+/// Puts the first bytes of a file into a pipe, as references to its pages.
+fn splice(from: impl AsFd, into: impl AsFd, len: usize) -> io::Result<()> {
+    // SAFETY: two open descriptors, and no offsets.
+    let spliced = unsafe {
+        libc::splice(
+            from.as_fd().as_raw_fd(),
+            ptr::null_mut(),
+            into.as_fd().as_raw_fd(),
+            ptr::null_mut(),
+            len,
+            0,
+        )
+    };
+    match usize::try_from(spliced) {
+        Ok(all) if all == len => Ok(()),
+        Ok(less) => Err(io::Error::other(format!("only {less} bytes"))),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Registers the bytes as a buffer that the kernel may fill at any time; None:
 /// this system does not let us.
 fn pin(mapping: &Mapping<ReadWrite>) -> Option<OwnedFd> {
@@ -501,6 +551,46 @@ fn future_write_leaves_existing_mappings_and_refuses_new_ones() {
 }
 
 #[test]
+fn the_seal_of_the_mode_forbids_writing_too_where_the_mode_is_executable() {
+    if !from_creation().contains(Seals::EXEC) {
+        // Linux before 6.3 does not know it.
+        let error = segment().seal(Seals::EXEC).unwrap_err();
+        assert!(matches!(error, Error::Os(_)), "{error}");
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+        return;
+    }
+    let plain = Segment::open(foreign(LEN, Seals::SHRINK)).unwrap();
+    fchmod(&plain, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+    plain.seal(Seals::EXEC).unwrap();
+    assert_eq!(plain.seals(), Ok(Seals::SHRINK | Seals::EXEC));
+
+    let program = Segment::open(foreign(LEN, Seals::SHRINK)).unwrap();
+    fchmod(&program, Mode::S_IRWXU).unwrap();
+    let mapping = program.map().unwrap();
+    let error = program.seal(Seals::EXEC).unwrap_err();
+    assert!(matches!(error, Error::Busy(_)), "{error}");
+    assert_eq!(program.seals(), Ok(Seals::SHRINK));
+    drop(mapping);
+    program.seal(Seals::EXEC).unwrap();
+    let every = Frozen::SEALS | Seals::GROW | Seals::FUTURE_WRITE | Seals::EXEC;
+    assert_eq!(program.seals(), Ok(every));
+    Frozen::open(program).unwrap();
+}
+
+#[test]
+fn reading_frozen_bytes_makes_the_pages_that_were_never_reserved() {
+    let label = Label::new("seals").unwrap();
+    let options = SegmentOptions::new().reserve(Reserve::OnTouch);
+    let segment = options.create(&label, Size::new(LEN).unwrap()).unwrap();
+    let frozen = segment.freeze().unwrap();
+    let allocated = || frozen.stat().unwrap().allocated;
+    let mapping = frozen.map().unwrap();
+    assert_eq!(allocated(), 0);
+    assert_eq!(mapping[..], [0; LEN]);
+    assert!(allocated() >= u64::try_from(LEN).unwrap());
+}
+
+#[test]
 fn a_read_only_descriptor_can_be_opened_for_writing_until_it_is_sealed() {
     let segment = segment();
     let reader = segment.to_read_only().unwrap();
@@ -545,7 +635,10 @@ fn the_mode_keeps_another_user_from_a_stronger_descriptor() {
 /// A memfd of another program, which did not seal it as we do.
 fn foreign(len: usize, seals: Seals) -> OwnedFd {
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
-    let fd = raw::memfd_create(c"foreign", flags).unwrap();
+    // Whatever `vm.memfd_noexec` says, where there is one.
+    let fd = raw::memfd_create(c"foreign", flags | libc::MFD_EXEC)
+        .or_else(|_| raw::memfd_create(c"foreign", flags))
+        .unwrap();
     let len = libc::off_t::try_from(len).unwrap();
     raw::ftruncate(fd.as_fd(), len).unwrap();
     raw::fcntl_add_seals(fd.as_fd(), seals.bits().cast_signed()).unwrap();
@@ -821,6 +914,20 @@ fn a_clone_is_the_same_segment_by_a_descriptor_of_its_own() {
     let again = frozen.try_clone().unwrap();
     drop(frozen);
     assert!(again.map().unwrap().starts_with(b"one"));
+}
+
+#[test]
+fn a_clone_where_there_may_be_only_the_standard_descriptors_is_a_limit() {
+    alone(|| {
+        let (segment, frozen) = (segment(), frozen(b"x"));
+        limit(Resource::RLIMIT_NOFILE, 3).unwrap();
+        for error in
+            [segment.try_clone().unwrap_err(), frozen.try_clone().unwrap_err()]
+        {
+            assert!(matches!(error, Error::LimitReached(_)), "{error:?}");
+            assert!(error.to_string().contains("ulimit -n"), "{error}");
+        }
+    });
 }
 
 #[test]

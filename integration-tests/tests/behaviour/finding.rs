@@ -1,7 +1,7 @@
 //! How a segment is called, and how others find it.
 
 use std::ffi::CString;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use nix::fcntl::OFlag;
@@ -12,10 +12,11 @@ use shm_sysv::raw::shmget;
 
 use crate::kit::{
     Memory, Posix, SIZE, SysV, ftruncate, heap_buffer, link, maps_entry, memfd,
-    reopen, sysv_column,
+    reopen, set_name, sysv_column,
 };
 use crate::table::{
-    Chapter, Failure, Found, Row, always, either, in_child, outcome, probe,
+    Chapter, Failure, Found, Row, Unexpected, always, either, in_child,
+    outcome, probe,
 };
 
 pub const CHAPTER: Chapter = Chapter {
@@ -40,7 +41,22 @@ pub const CHAPTER: Chapter = Chapter {
                     "one object",
                 )
             }),
-            ..Row::REST
+            dmabuf: probe!(
+                always("a name finds nothing: two may be equal"),
+                heap,
+                {
+                    let (one, other) = (heap_buffer(SIZE)?, heap_buffer(SIZE)?);
+                    let named = |fd: &OwnedFd| -> Result<_, Unexpected> {
+                        set_name(fd, c"probe")?;
+                        Ok(nix::sys::stat::fstat(fd)?.st_ino)
+                    };
+                    either(
+                        named(&one)? != named(&other)?,
+                        "a name finds nothing: two may be equal",
+                        "one object",
+                    )
+                }
+            ),
         },
         Row {
             question: "Where a person finds it",
@@ -107,7 +123,7 @@ pub const CHAPTER: Chapter = Chapter {
             }),
             dmabuf: probe!(always("/dmabuf:NAME"), heap, {
                 let fd = heap_buffer(SIZE)?;
-                shm_dmabuf::raw::ioctl_dma_buf_set_name(fd.as_fd(), c"probe")?;
+                set_name(&fd, c"probe")?;
                 let entry = maps_entry(&Memory::map(fd, SIZE)?)?;
                 either(entry == "/dmabuf:probe", "/dmabuf:NAME", &entry)
             }),
@@ -193,7 +209,9 @@ pub const CHAPTER: Chapter = Chapter {
                 outcome(shm_open(c"/", libc::O_CREAT | libc::O_RDWR, 0o600))
             }),
             memfd: probe!(always("works"), { outcome(memfd_create(c"", 0)) }),
-            ..Row::REST
+            dmabuf: probe!(always("works"), heap, {
+                outcome(set_name(heap_buffer(SIZE)?, c""))
+            }),
         },
         Row {
             question: "A slash in the middle of the name",
@@ -204,6 +222,9 @@ pub const CHAPTER: Chapter = Chapter {
             memfd: probe!(always("works"), {
                 outcome(memfd_create(c"shmtest/probe", 0))
             }),
+            dmabuf: probe!(always("works"), heap, {
+                outcome(set_name(heap_buffer(SIZE)?, c"shmtest/probe"))
+            }),
             ..Row::REST
         },
         Row {
@@ -212,6 +233,9 @@ pub const CHAPTER: Chapter = Chapter {
                 outcome(shm_open(c"/..", libc::O_RDWR, 0))
             }),
             memfd: probe!(always("works"), { outcome(memfd_create(c"..", 0)) }),
+            dmabuf: probe!(always("works"), heap, {
+                outcome(set_name(heap_buffer(SIZE)?, c".."))
+            }),
             ..Row::REST
         },
         Row {
@@ -228,14 +252,22 @@ pub const CHAPTER: Chapter = Chapter {
                     drop(name);
                     Ok(())
                 };
-                longest(open)
+                longest(200, open)
             }),
             memfd: probe!(always("249 bytes, then EINVAL"), {
-                longest(|len| {
+                longest(200, |len| {
                     let label = "x".repeat(len);
                     let label =
                         CString::new(label).map_err(|e| e.to_string())?;
                     memfd_create(&label, 0).map(drop).map_err(|e| e.name())
+                })
+            }),
+            dmabuf: probe!(always("31 bytes, then EINVAL"), heap, {
+                let fd = heap_buffer(SIZE)?;
+                longest(1, |len| {
+                    let name = CString::new("x".repeat(len));
+                    let name = name.map_err(|e| e.to_string())?;
+                    set_name(&fd, &name).map_err(|e| e.name())
                 })
             }),
             ..Row::REST
@@ -281,7 +313,10 @@ pub const CHAPTER: Chapter = Chapter {
                 reopen(memfd(SIZE)?, true)?;
                 Ok("works by /proc/PID/fd".into())
             }),
-            ..Row::REST
+            dmabuf: probe!(always("ENXIO, by /proc/PID/fd"), heap, {
+                let again = outcome(reopen(heap_buffer(SIZE)?, true))?;
+                Ok(format!("{again}, by /proc/PID/fd"))
+            }),
         },
         Row {
             question: "Create under a name whose object is removed and in use",
@@ -332,8 +367,8 @@ fn long_name(len: usize) -> Result<CString, std::ffi::NulError> {
 }
 
 /// The greatest length that works, and what the next one gives.
-fn longest(works: impl Fn(usize) -> Result<(), String>) -> Found {
-    for len in 200..300 {
+fn longest(from: usize, works: impl Fn(usize) -> Result<(), String>) -> Found {
+    for len in from..300 {
         if let Err(error) = works(len) {
             return Ok(format!("{} bytes, then {error}", len - 1));
         }

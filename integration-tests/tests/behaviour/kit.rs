@@ -1,7 +1,7 @@
 //! What probes use: the calls of the kernel, with guards that undo them.
 #![expect(unsafe_code, reason = "maps memory and touches it")]
 
-use std::ffi::{CString, c_int, c_uint};
+use std::ffi::{CStr, CString, c_int, c_uint};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
@@ -123,10 +123,19 @@ pub fn heap_buffer(size: usize) -> std::io::Result<OwnedFd> {
 }
 
 pub fn heap_buffer_with(size: usize, flags: c_int) -> std::io::Result<OwnedFd> {
-    let heap = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/dma_heap/system")?;
+    allocate(heap()?, size, flags)
+}
+
+/// The heap of ordinary memory.
+pub fn heap() -> std::io::Result<OwnedFd> {
+    device("/dev/dma_heap/system")
+}
+
+pub fn allocate(
+    heap: impl AsFd,
+    size: usize,
+    flags: c_int,
+) -> std::io::Result<OwnedFd> {
     let flags = (flags | libc::O_CLOEXEC).cast_unsigned();
     let len = size as u64;
     dmabuf_raw::ioctl_dma_heap_alloc(heap.as_fd(), len, flags, 0)
@@ -139,9 +148,16 @@ pub fn udmabuf(
     at: usize,
     size: usize,
 ) -> std::io::Result<OwnedFd> {
-    let device =
-        std::fs::File::options().read(true).write(true).open("/dev/udmabuf")?;
-    let flags = dmabuf_raw::UDMABUF_FLAGS_CLOEXEC;
+    udmabuf_with(memfd, at, size, dmabuf_raw::UDMABUF_FLAGS_CLOEXEC)
+}
+
+pub fn udmabuf_with(
+    memfd: impl AsFd,
+    at: usize,
+    size: usize,
+    flags: u32,
+) -> std::io::Result<OwnedFd> {
+    let device = device("/dev/udmabuf")?;
     let (at, size) = (at as u64, size as u64);
     dmabuf_raw::ioctl_udmabuf_create(
         device.as_fd(),
@@ -225,6 +241,15 @@ impl Memory {
         Errno::result(result).map(drop)
     }
 
+    /// Wakes who sleeps on the first word, of the kind that processes share.
+    pub fn wake(&self) -> nix::Result<()> {
+        let call = libc::SYS_futex;
+        let (word, operation) = (self.start.as_ptr(), libc::FUTEX_WAKE);
+        // SAFETY: the call takes an address and two numbers, and writes nothing.
+        let woken = unsafe { libc::syscall(call, word, operation, 1) };
+        Errno::result(woken).map(drop)
+    }
+
     /// The address, as `/proc/self/maps` begins a line with it.
     pub fn address(&self) -> String {
         format!("{:x}-", self.start.addr())
@@ -287,6 +312,16 @@ pub fn link(fd: impl AsFd, path: &Path) -> nix::Result<()> {
 pub fn ignore(which: Signal) -> nix::Result<()> {
     // SAFETY: ignoring runs no code.
     unsafe { signal(which, SigHandler::SigIgn) }.map(drop)
+}
+
+fn device(path: &str) -> std::io::Result<OwnedFd> {
+    let file = std::fs::File::options().read(true).write(true).open(path)?;
+    Ok(file.into())
+}
+
+/// Gives a dma-buf a name.
+pub fn set_name(fd: impl AsFd, name: &CStr) -> Result<(), OsError> {
+    dmabuf_raw::ioctl_dma_buf_set_name(fd.as_fd(), name)
 }
 
 /// The line of `/proc/self/maps` about a mapping, from the path on.

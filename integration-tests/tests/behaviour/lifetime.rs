@@ -10,8 +10,8 @@ use shm_posix::raw::flock;
 use shm_sysv::raw::{SHM_DEST, shmctl_ipc_stat};
 
 use crate::kit::{
-    Memory, Posix, SIZE, SysV, heap_buffer, link, memfd, memfd_with,
-    sysv_column,
+    Memory, Posix, SIZE, SysV, heap_buffer, link, memfd, memfd_with, sealed,
+    sysv_column, udmabuf, udmabuf_with,
 };
 use crate::table::{
     Chapter, Found, Row, always, either, in_child, outcome, probe,
@@ -65,6 +65,18 @@ pub const CHAPTER: Chapter = Chapter {
                 let stays = plain && !flagged;
                 either(stays, "stays, without MFD_CLOEXEC", "otherwise")
             }),
+            dmabuf: probe!(
+                always("stays, without UDMABUF_FLAGS_CLOEXEC"),
+                udmabuf,
+                {
+                    let fd = sealed(SIZE, libc::F_SEAL_SHRINK)?;
+                    let plain = survives_exec(udmabuf_with(&fd, 0, SIZE, 0)?)?;
+                    let flagged = survives_exec(udmabuf(&fd, 0, SIZE)?)?;
+                    let stays = plain && !flagged;
+                    let told = "stays, without UDMABUF_FLAGS_CLOEXEC";
+                    either(stays, told, "otherwise")
+                }
+            ),
             ..Row::REST
         },
         Row {
@@ -72,7 +84,9 @@ pub const CHAPTER: Chapter = Chapter {
             sysv: probe!(always("stays"), { left_by(None, Kind::SysV) }),
             posix: probe!(always("stays"), { left_by(None, Kind::Posix) }),
             memfd: probe!(always("gone"), { left_by(None, Kind::Memfd) }),
-            ..Row::REST
+            dmabuf: probe!(always("gone"), heap, {
+                left_by(None, Kind::Dmabuf)
+            }),
         },
         Row {
             question: "SIGKILL of every user",
@@ -182,6 +196,18 @@ pub const CHAPTER: Chapter = Chapter {
             ..Row::REST
         },
         Row {
+            question: "Close the memfd that it was made of (udmabuf)",
+            dmabuf: probe!(always("the bytes stay"), udmabuf, {
+                let fd = sealed(SIZE, libc::F_SEAL_SHRINK)?;
+                Memory::map(&fd, SIZE)?.write(0, 7);
+                let buffer = udmabuf(&fd, 0, SIZE)?;
+                drop(fd);
+                let read = Memory::map(buffer, SIZE)?.read(0);
+                either(read == 7, "the bytes stay", "they are gone")
+            }),
+            ..Row::REST
+        },
+        Row {
             question: "Give a name to what never had one (linkat)",
             posix: probe!(always("works, for O_TMPFILE in /dev/shm"), {
                 let flags =
@@ -195,6 +221,14 @@ pub const CHAPTER: Chapter = Chapter {
                 let linked = name_it(memfd(SIZE)?)?;
                 Ok(format!("{linked}: its file system is the kernel's"))
             }),
+            dmabuf: probe!(
+                always("EXDEV: its file system is the kernel's"),
+                heap,
+                {
+                    let linked = name_it(heap_buffer(SIZE)?)?;
+                    Ok(format!("{linked}: its file system is the kernel's"))
+                }
+            ),
             ..Row::REST
         },
         Row {

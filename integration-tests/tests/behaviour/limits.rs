@@ -5,7 +5,8 @@ use nix::sys::resource::Resource;
 use nix::sys::signal::Signal;
 
 use crate::kit::{
-    Memory, Posix, SIZE, SysV, fallocate, ftruncate, ignore, memfd, memfd_with,
+    Memory, PAGE, Posix, SIZE, SysV, allocate, fallocate, ftruncate, heap,
+    heap_buffer, ignore, memfd, memfd_with, sealed, udmabuf,
 };
 use crate::table::{Chapter, Row, always, outcome, probe};
 
@@ -40,6 +41,21 @@ pub const CHAPTER: Chapter = Chapter {
             ..Row::REST
         },
         Row {
+            question: "A dma-buf as large as udmabuf.size_limit_mb allows; a page larger",
+            dmabuf: probe!(always("works; EINVAL"), udmabuf, {
+                let parameters = "/sys/module/udmabuf/parameters";
+                let limit = format!("{parameters}/size_limit_mb");
+                let limit = std::fs::read_to_string(limit)?;
+                let limit = limit.trim().parse().map_err(|_| "no number")?;
+                let most = MIB.saturating_mul(limit);
+                let fd = sealed(most + PAGE, libc::F_SEAL_SHRINK)?;
+                let within = outcome(udmabuf(&fd, 0, most))?;
+                let beyond = outcome(udmabuf(&fd, 0, most + PAGE))?;
+                Ok(format!("{within}; {beyond}"))
+            }),
+            ..Row::REST
+        },
+        Row {
             question: "RLIMIT_FSIZE is less: set the size, or reserve",
             sysv: probe!(always("works"), {
                 limit(Resource::RLIMIT_FSIZE, 4096)?;
@@ -55,7 +71,10 @@ pub const CHAPTER: Chapter = Chapter {
                 limit(Resource::RLIMIT_FSIZE, 4096)?;
                 outcome(ftruncate(memfd_with(0)?, MIB))
             }),
-            ..Row::REST
+            dmabuf: probe!(always("works"), heap, {
+                limit(Resource::RLIMIT_FSIZE, 4096)?;
+                outcome(heap_buffer(MIB))
+            }),
         },
         Row {
             question: "… with SIGXFSZ ignored",
@@ -85,7 +104,11 @@ pub const CHAPTER: Chapter = Chapter {
                 limit(Resource::RLIMIT_NOFILE, 0)?;
                 outcome(memfd(SIZE))
             }),
-            ..Row::REST
+            dmabuf: probe!(always("EMFILE"), heap, {
+                let heap = heap()?;
+                limit(Resource::RLIMIT_NOFILE, 0)?;
+                outcome(allocate(&heap, SIZE, libc::O_RDWR))
+            }),
         },
         Row {
             question: "RLIMIT_AS is reached: map",
@@ -104,7 +127,11 @@ pub const CHAPTER: Chapter = Chapter {
                 limit(Resource::RLIMIT_AS, 4096)?;
                 outcome(Memory::map(&fd, MIB))
             }),
-            ..Row::REST
+            dmabuf: probe!(always("ENOMEM"), heap, {
+                let fd = heap_buffer(MIB)?;
+                limit(Resource::RLIMIT_AS, 4096)?;
+                outcome(Memory::map(&fd, MIB))
+            }),
         },
     ],
 };

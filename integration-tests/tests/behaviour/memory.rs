@@ -4,10 +4,13 @@ use std::os::fd::AsFd;
 
 use integration_tests::surroundings::small_dev_shm;
 use nix::sys::stat::fstat;
+use shm_dmabuf::raw::{
+    DMA_BUF_SYNC_END, DMA_BUF_SYNC_RW, DMA_BUF_SYNC_START, ioctl_dma_buf_sync,
+};
 
 use crate::kit::{
     Memory, PAGE, Posix, SIZE, SysV, fallocate, ftruncate, heap_buffer, memfd,
-    memfd_with, sysv_column,
+    memfd_with, sealed, sysv_column, udmabuf,
 };
 use crate::table::{
     Chapter, Expected, Found, Row, always, either, in_child, outcome, probe,
@@ -98,7 +101,12 @@ pub const CHAPTER: Chapter = Chapter {
                 fallocate(&fd, 2 * ROOM)?;
                 Ok("not concerned".into())
             }),
-            ..Row::REST
+            dmabuf: probe!(always("not concerned"), heap, {
+                small_dev_shm(ROOM)?;
+                let fd = heap_buffer(2 * ROOM)?;
+                Memory::map(fd, 2 * ROOM)?.write(2 * ROOM - 1, 1);
+                Ok("not concerned".into())
+            }),
         },
         Row {
             question: "/dev/shm is too small: … and touch all of it",
@@ -258,7 +266,9 @@ pub const CHAPTER: Chapter = Chapter {
             memfd: probe!(always("works"), {
                 dumped_not(&Memory::map(memfd(SIZE)?, SIZE)?)
             }),
-            ..Row::REST
+            dmabuf: probe!(always("works"), heap, {
+                dumped_not(&Memory::map(heap_buffer(SIZE)?, SIZE)?)
+            }),
         },
         Row {
             question: "A private mapping (MAP_PRIVATE) is written",
@@ -293,8 +303,81 @@ pub const CHAPTER: Chapter = Chapter {
             }),
             ..Row::REST
         },
+        Row {
+            question: "Wake who sleeps on a word of it by FUTEX_WAKE of the shared kind",
+            sysv: probe!(always("works"), {
+                let segment = SysV::new(SIZE)?;
+                outcome(Memory::attach(segment.id, 0)?.wake())
+            }),
+            posix: probe!(always("works"), {
+                outcome(Memory::map(&Posix::new(SIZE)?.fd, SIZE)?.wake())
+            }),
+            memfd: probe!(always("works"), {
+                outcome(Memory::map(memfd(SIZE)?, SIZE)?.wake())
+            }),
+            dmabuf: probe!(always("EFAULT, by udmabuf too"), both_drivers, {
+                let heap = Memory::map(heap_buffer(SIZE)?, SIZE)?.wake();
+                let fd = sealed(SIZE, libc::F_SEAL_SHRINK)?;
+                let udmabuf = Memory::map(udmabuf(&fd, 0, SIZE)?, SIZE)?.wake();
+                match heap == udmabuf {
+                    true => Ok(format!("{}, by udmabuf too", outcome(heap)?)),
+                    false => Ok(format!("{heap:?}, by udmabuf {udmabuf:?}")),
+                }
+            }),
+        },
+        Row {
+            question: "A memfd, and a dma-buf of its pages (udmabuf)",
+            dmabuf: probe!(
+                always("each sees what the other writes"),
+                udmabuf,
+                {
+                    let fd = sealed(SIZE, libc::F_SEAL_SHRINK)?;
+                    let memory = Memory::map(&fd, SIZE)?;
+                    let buffer = Memory::map(udmabuf(&fd, PAGE, PAGE)?, PAGE)?;
+                    memory.write(PAGE, 1);
+                    let there = buffer.read(0) == 1;
+                    buffer.write(1, 2);
+                    let here = memory.read(PAGE + 1) == 2;
+                    let told = "each sees what the other writes";
+                    either(there && here, told, "they are two")
+                }
+            ),
+            ..Row::REST
+        },
+        Row {
+            question: "Begin and end access of the processor (DMA_BUF_IOCTL_SYNC)",
+            dmabuf: probe!(always("works, works"), heap, {
+                let fd = heap_buffer(SIZE)?;
+                let both = DMA_BUF_SYNC_RW;
+                let begun = sync(&fd, DMA_BUF_SYNC_START | both)?;
+                let ended = sync(&fd, DMA_BUF_SYNC_END | both)?;
+                Ok(format!("{begun}, {ended}"))
+            }),
+            ..Row::REST
+        },
+        Row {
+            question: "… to end what was not begun; neither to read nor to write",
+            dmabuf: probe!(
+                always("works, by udmabuf EINVAL; EINVAL"),
+                both_drivers,
+                {
+                    let fd = heap_buffer(SIZE)?;
+                    let end = DMA_BUF_SYNC_END | DMA_BUF_SYNC_RW;
+                    let ended = sync(&fd, end)?;
+                    let memfd = sealed(SIZE, libc::F_SEAL_SHRINK)?;
+                    let other = sync(udmabuf(&memfd, 0, SIZE)?, end)?;
+                    let neither = sync(&fd, DMA_BUF_SYNC_START)?;
+                    Ok(format!("{ended}, by udmabuf {other}; {neither}"))
+                }
+            ),
+            ..Row::REST
+        },
     ],
 };
+
+fn sync(fd: impl AsFd, flags: u64) -> Found {
+    outcome(ioctl_dma_buf_sync(fd.as_fd(), flags))
+}
 
 fn zeros(memory: &Memory) -> Found {
     let all = (0..SIZE).all(|at| memory.read(at) == 0);

@@ -5,7 +5,7 @@ use shm_sysv::raw::{shmctl_ipc_stat, shmget};
 
 use integration_tests::surroundings::small_dev_shm;
 
-use crate::kit::{Memory, Posix, SIZE, SysV, memfd, reopen};
+use crate::kit::{Memory, Posix, SIZE, SysV, heap_buffer, memfd, reopen};
 use crate::table::{
     Chapter, Found, Row, always, as_nobody, in_child, outcome, probe,
 };
@@ -36,7 +36,13 @@ pub const CHAPTER: Chapter = Chapter {
                     outcome(Memory::map(&fd, SIZE))
                 })
             }),
-            ..Row::REST
+            dmabuf: probe!(always("works"), heap, {
+                let fd = heap_buffer(SIZE)?;
+                in_child(|| {
+                    unshare(CloneFlags::CLONE_NEWIPC)?;
+                    outcome(Memory::map(&fd, SIZE))
+                })
+            }),
         },
         Row {
             question: "Open it where /dev/shm is another mount",
@@ -61,7 +67,13 @@ pub const CHAPTER: Chapter = Chapter {
                     outcome(Memory::map(&fd, SIZE))
                 })
             }),
-            ..Row::REST
+            dmabuf: probe!(always("works"), heap, {
+                let fd = heap_buffer(SIZE)?;
+                in_child(|| {
+                    small_dev_shm(1 << 20)?;
+                    outcome(Memory::map(&fd, SIZE))
+                })
+            }),
         },
         Row {
             question: "A mapping that exists, after unsharing both",
@@ -74,7 +86,9 @@ pub const CHAPTER: Chapter = Chapter {
             memfd: probe!(always("goes on"), root, {
                 goes_on(&Memory::map(memfd(SIZE)?, SIZE)?)
             }),
-            ..Row::REST
+            dmabuf: probe!(always("goes on"), heap, {
+                goes_on(&Memory::map(heap_buffer(SIZE)?, SIZE)?)
+            }),
         },
         Row {
             question: "The creator's process id, seen from another pid namespace",

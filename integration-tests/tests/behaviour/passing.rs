@@ -12,7 +12,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, recvmsg, sendmsg};
 use nix::sys::stat::fstat;
 use shm_memfd::raw;
 
-use crate::kit::{Memory, Posix, SIZE, memfd};
+use crate::kit::{Memory, Posix, SIZE, heap_buffer, memfd};
 use crate::table::{
     Chapter, Found, Row, Unexpected, always, either, outcome, probe,
 };
@@ -31,7 +31,7 @@ pub const CHAPTER: Chapter = Chapter {
             dmabuf: probe!(
                 always("another number for the same object"),
                 heap,
-                { arrives(crate::kit::heap_buffer(SIZE)?) }
+                { arrives(heap_buffer(SIZE)?) }
             ),
             ..Row::REST
         },
@@ -41,20 +41,18 @@ pub const CHAPTER: Chapter = Chapter {
                 most(&Posix::new(SIZE)?.fd)
             }),
             memfd: probe!(always("works, EINVAL"), { most(memfd(SIZE)?) }),
+            dmabuf: probe!(always("works, EINVAL"), heap, {
+                most(heap_buffer(SIZE)?)
+            }),
             ..Row::REST
         },
         Row {
             question: "The sender closes its descriptor while it is under way",
             memfd: probe!(always("it arrives all the same"), {
-                let (ours, theirs) = UnixStream::pair()?;
-                let fd = memfd(SIZE)?;
-                Memory::map(&fd, SIZE)?.write(0, 7);
-                send(&ours, b"!", &[fd.as_raw_fd()])?;
-                drop((fd, ours));
-                let received = receive(&theirs)?;
-                let fd = received.first().ok_or("nothing arrived")?;
-                let alive = Memory::map(fd, SIZE)?.read(0) == 7;
-                either(alive, "it arrives all the same", "it is empty")
+                closed_on_its_way(memfd(SIZE)?)
+            }),
+            dmabuf: probe!(always("it arrives all the same"), heap, {
+                closed_on_its_way(heap_buffer(SIZE)?)
             }),
             ..Row::REST
         },
@@ -208,6 +206,17 @@ fn arrives(fd: impl AsFd) -> Found {
     let same = (sent.st_dev, sent.st_ino) == (found.st_dev, found.st_ino)
         && received.as_raw_fd() != fd.as_fd().as_raw_fd();
     either(same, "another number for the same object", "another object")
+}
+
+fn closed_on_its_way(fd: OwnedFd) -> Found {
+    let (ours, theirs) = UnixStream::pair()?;
+    Memory::map(&fd, SIZE)?.write(0, 7);
+    send(&ours, b"!", &[fd.as_raw_fd()])?;
+    drop((fd, ours));
+    let received = receive(&theirs)?;
+    let fd = received.first().ok_or("nothing arrived")?;
+    let alive = Memory::map(fd, SIZE)?.read(0) == 7;
+    either(alive, "it arrives all the same", "it is empty")
 }
 
 fn most(fd: impl AsFd) -> Found {

@@ -2,11 +2,12 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use nix::sys::stat::{Mode, fchmod, fstat, umask};
+use nix::sys::stat::{Mode, fchmod, fstat, stat, umask};
 use shm_sysv::raw::{shmctl_ipc_rmid, shmctl_ipc_set, shmctl_ipc_stat, shmget};
 
 use crate::kit::{
-    Memory, Posix, READ_WRITE, SIZE, SysV, memfd, memfd_with, reopen,
+    Memory, Posix, READ_WRITE, SIZE, SysV, heap_buffer, heap_buffer_with,
+    memfd, memfd_with, reopen, sealed, udmabuf,
 };
 use crate::table::{
     Chapter, Expected, Found, Row, always, as_nobody, outcome, probe,
@@ -33,6 +34,10 @@ pub const CHAPTER: Chapter = Chapter {
             memfd: probe!(always("0777"), {
                 umask(Mode::from_bits_truncate(0o77));
                 mode(fstat(memfd_with(0)?)?.st_mode)
+            }),
+            dmabuf: probe!(always("0600"), heap, {
+                umask(Mode::from_bits_truncate(0o77));
+                mode(fstat(heap_buffer(SIZE)?)?.st_mode)
             }),
             ..Row::REST
         },
@@ -77,6 +82,16 @@ pub const CHAPTER: Chapter = Chapter {
             ..Row::REST
         },
         Row {
+            question: "Another user makes one, by /dev/dma_heap/system; by /dev/udmabuf",
+            dmabuf: probe!(always("EACCES; EACCES"), both_drivers, {
+                let fd = sealed(SIZE, libc::F_SEAL_SHRINK)?;
+                let heap = as_nobody(|| outcome(heap_buffer(SIZE)))?;
+                let udmabuf = as_nobody(|| outcome(udmabuf(&fd, 0, SIZE)))?;
+                Ok(format!("{heap}; {udmabuf}"))
+            }),
+            ..Row::REST
+        },
+        Row {
             question: "Another user opens what has mode 0600",
             sysv: probe!(always("EACCES"), root, {
                 let segment = SysV::new(SIZE)?;
@@ -91,10 +106,7 @@ pub const CHAPTER: Chapter = Chapter {
                 fchmod(&fd, Mode::from_bits_truncate(0o600))?;
                 as_nobody(|| outcome(reopen(&fd, true)))
             }),
-            dmabuf: probe!(always("EACCES"), heap, {
-                // The driver's node, without which there is no other way.
-                as_nobody(|| outcome(crate::kit::heap_buffer(SIZE)))
-            }),
+            ..Row::REST
         },
         Row {
             question: "Another user opens what has mode 0644, to read",
@@ -144,7 +156,7 @@ pub const CHAPTER: Chapter = Chapter {
                 as_nobody(|| outcome(Memory::map(&fd, SIZE)))
             }),
             dmabuf: probe!(always("works"), heap, {
-                let fd = crate::kit::heap_buffer(SIZE)?;
+                let fd = heap_buffer(SIZE)?;
                 as_nobody(|| outcome(Memory::map(&fd, SIZE)))
             }),
             ..Row::REST
@@ -213,7 +225,7 @@ pub const CHAPTER: Chapter = Chapter {
             }),
             posix: probe!(always("works"), root, {
                 let object = Posix::new(SIZE)?;
-                as_nobody(|| outcome(nix::sys::stat::stat(&object.path())))
+                as_nobody(|| outcome(stat(&object.path())))
             }),
             ..Row::REST
         },
@@ -232,7 +244,7 @@ pub const CHAPTER: Chapter = Chapter {
                 read_only(reopen(memfd(SIZE)?, false)?)
             }),
             dmabuf: probe!(always("EACCES, by mprotect EACCES"), heap, {
-                read_only(crate::kit::heap_buffer_with(SIZE, libc::O_RDONLY)?)
+                read_only(heap_buffer_with(SIZE, libc::O_RDONLY)?)
             }),
         },
         Row {
@@ -242,7 +254,7 @@ pub const CHAPTER: Chapter = Chapter {
             }),
             memfd: probe!(always("works"), { read_mapping(memfd(SIZE)?) }),
             dmabuf: probe!(always("works"), heap, {
-                read_mapping(crate::kit::heap_buffer(SIZE)?)
+                read_mapping(heap_buffer(SIZE)?)
             }),
             ..Row::REST
         },
@@ -253,6 +265,10 @@ pub const CHAPTER: Chapter = Chapter {
                 let file =
                     std::fs::File::options().write(true).open(path.path())?;
                 outcome(Memory::map(file, SIZE))
+            }),
+            dmabuf: probe!(always("EACCES"), heap, {
+                let fd = heap_buffer_with(SIZE, libc::O_WRONLY)?;
+                outcome(Memory::map(fd, SIZE))
             }),
             ..Row::REST
         },
@@ -270,7 +286,7 @@ pub const CHAPTER: Chapter = Chapter {
             }),
             dmabuf: probe!(always("ENXIO"), heap, {
                 let flags = libc::O_RDONLY;
-                let fd = crate::kit::heap_buffer_with(SIZE, flags)?;
+                let fd = heap_buffer_with(SIZE, flags)?;
                 outcome(reopen(fd, true))
             }),
             ..Row::REST
@@ -317,7 +333,10 @@ pub const CHAPTER: Chapter = Chapter {
                     locked_by_nobody(&Memory::map(memfd(SIZE)?, SIZE)?)
                 })
             }),
-            ..Row::REST
+            dmabuf: probe!(always("ENOMEM"), heap, {
+                let fd = heap_buffer(SIZE)?;
+                as_nobody(|| locked_by_nobody(&Memory::map(&fd, SIZE)?))
+            }),
         },
     ],
 };

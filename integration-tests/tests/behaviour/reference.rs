@@ -54,8 +54,9 @@ fn document(chapters: &[Chapter], seen: &BTreeSet<(u32, u32)>) -> String {
          means that the call\nsucceeded; a signal means that the process died \
          of it. An empty cell is a question\nthat makes no sense there. \
          Nothing here is about our crates: it is what Linux does\nbelow them. \
-         Those of dma-buf need its drivers, which of the kernels below only \
-         6.12\nhad: see [integration-tests/vm](../integration-tests/vm).\n\n",
+         Those about dma-bufs need their drivers, which of the kernels below \
+         only\n6.12 had: see \
+         [integration-tests/vm](../integration-tests/vm).\n\n",
     );
     let versions: Vec<String> =
         seen.iter().map(|(major, minor)| format!("{major}.{minor}")).collect();

@@ -282,12 +282,33 @@ pub const CHAPTER: Chapter = Chapter {
             ..Row::REST
         },
         Row {
-            question: "A dma-buf of its pages (udmabuf): not F_SEAL_SHRINK; F_SEAL_WRITE",
-            memfd: probe!(always("EINVAL; EINVAL"), udmabuf, {
-                let without = outcome(udmabuf(memfd(SIZE)?, 0, SIZE))?;
-                let both = F_SEAL_SHRINK | F_SEAL_WRITE;
-                let with = outcome(udmabuf(sealed(SIZE, both)?, 0, SIZE))?;
-                Ok(format!("{without}; {with}"))
+            question: "A dma-buf of its pages (udmabuf), without F_SEAL_SHRINK",
+            memfd: probe!(always("EINVAL"), udmabuf, {
+                outcome(udmabuf(memfd(SIZE)?, 0, SIZE))
+            }),
+            posix: probe!(
+                always("EINVAL: it cannot have that seal"),
+                udmabuf,
+                {
+                    let made =
+                        outcome(udmabuf(&Posix::new(SIZE)?.fd, 0, SIZE))?;
+                    Ok(format!("{made}: it cannot have that seal"))
+                }
+            ),
+            ..Row::REST
+        },
+        Row {
+            question: "… with F_SEAL_GROW, F_SEAL_WRITE, F_SEAL_FUTURE_WRITE besides",
+            memfd: probe!(always("works, EINVAL, EINVAL"), udmabuf, {
+                let with = |seal| {
+                    let fd = sealed(SIZE, F_SEAL_SHRINK | seal)?;
+                    outcome(udmabuf(fd, 0, SIZE))
+                };
+                each(&[
+                    with(F_SEAL_GROW)?,
+                    with(F_SEAL_WRITE)?,
+                    with(F_SEAL_FUTURE_WRITE)?,
+                ])
             }),
             ..Row::REST
         },
@@ -296,6 +317,29 @@ pub const CHAPTER: Chapter = Chapter {
             memfd: probe!(always("EBUSY"), udmabuf, {
                 let fd = sealed(SIZE, F_SEAL_SHRINK)?;
                 let _buffer = udmabuf(&fd, 0, SIZE)?;
+                outcome(add_seals(&fd, F_SEAL_WRITE))
+            }),
+            ..Row::REST
+        },
+        Row {
+            question: "F_SEAL_FUTURE_WRITE: while it exists, and write through it",
+            memfd: probe!(always("works, and the memfd sees it"), udmabuf, {
+                let fd = sealed(SIZE, F_SEAL_SHRINK)?;
+                let buffer = Memory::map(udmabuf(&fd, 0, SIZE)?, SIZE)?;
+                let added = outcome(add_seals(&fd, F_SEAL_FUTURE_WRITE))?;
+                buffer.write(0, 7);
+                let reader =
+                    Memory::map_with(&fd, SIZE, PROT_READ, MAP_SHARED)?;
+                let seen = if reader.read(0) == 7 { "sees" } else { "misses" };
+                Ok(format!("{added}, and the memfd {seen} it"))
+            }),
+            ..Row::REST
+        },
+        Row {
+            question: "F_SEAL_WRITE: once the dma-buf and its mappings are gone",
+            memfd: probe!(always("works"), udmabuf, {
+                let fd = sealed(SIZE, F_SEAL_SHRINK)?;
+                drop(Memory::map(udmabuf(&fd, 0, SIZE)?, SIZE)?);
                 outcome(add_seals(&fd, F_SEAL_WRITE))
             }),
             ..Row::REST

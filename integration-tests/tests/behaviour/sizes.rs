@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 
 use crate::kit::{
     Memory, PAGE, Posix, SIZE, SysV, ftruncate, heap_buffer, memfd, memfd_with,
-    punch_hole, sealed,
+    punch_hole, sealed, udmabuf,
 };
 use crate::table::{Chapter, Row, always, either, in_child, outcome, probe};
 
@@ -30,6 +30,17 @@ pub const CHAPTER: Chapter = Chapter {
                 either(size == 0, "works: every memfd begins so", "not 0")
             }),
             dmabuf: probe!(always("EINVAL"), heap, { outcome(heap_buffer(0)) }),
+        },
+        Row {
+            question: "Create of part of a page of a memfd; past its end; of none",
+            dmabuf: probe!(always("EINVAL; EINVAL; EINVAL"), udmabuf, {
+                let fd = sealed(SIZE, libc::F_SEAL_SHRINK)?;
+                let part = outcome(udmabuf(&fd, 0, ODD))?;
+                let past = outcome(udmabuf(&fd, PAGE, SIZE))?;
+                let none = outcome(udmabuf(&fd, 0, 0))?;
+                Ok(format!("{part}; {past}; {none}"))
+            }),
+            ..Row::REST
         },
         Row {
             question: "Touch a mapping of an object of size 0",

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 
 use integration_tests::peer::{DEADLINE, JoinError, Peer};
 use nix::errno::Errno;
@@ -79,13 +80,15 @@ pub enum Expected {
 pub enum Needs {
     Nothing,
     Root,
-    /// A device node, and root, who may open it.
-    Device(&'static str),
+    /// Device nodes, and root, who may open them.
+    Devices(&'static [&'static str]),
 }
 
 /// The drivers that make dma-bufs.
-pub const HEAP: Needs = Needs::Device("/dev/dma_heap/system");
-pub const UDMABUF: Needs = Needs::Device("/dev/udmabuf");
+pub const HEAP: Needs = Needs::Devices(&["/dev/dma_heap/system"]);
+pub const UDMABUF: Needs = Needs::Devices(&["/dev/udmabuf"]);
+pub const BOTH: Needs =
+    Needs::Devices(&["/dev/dma_heap/system", "/dev/udmabuf"]);
 
 /// A text for the cell; or what kept the probe from seeing anything.
 pub type Found = Result<String, Unexpected>;
@@ -125,6 +128,9 @@ macro_rules! probe {
     };
     ($expected:expr, udmabuf, $body:block) => {
         probe!($expected, $crate::table::UDMABUF, $body)
+    };
+    ($expected:expr, both_drivers, $body:block) => {
+        probe!($expected, $crate::table::BOTH, $body)
     };
     ($expected:expr, $needs:expr, $body:block) => {
         $crate::table::Cell::Probe($crate::table::Probe {
@@ -176,9 +182,9 @@ impl Probe {
         match self.needs {
             Needs::Nothing => true,
             Needs::Root => Uid::effective().is_root(),
-            Needs::Device(path) => {
+            Needs::Devices(paths) => {
                 Uid::effective().is_root()
-                    && std::path::Path::new(path).exists()
+                    && paths.iter().all(|path| Path::new(path).exists())
             }
         }
     }

@@ -27,7 +27,11 @@ const LEFT_OUT: &[(&str, &str)] = &[
 ];
 
 /// Tests that need more than a kernel, by program and name, and why.
-const LEFT_OUT_TESTS: &[(&str, &str, &str)] = &[];
+const LEFT_OUT_TESTS: &[(&str, &str, &str)] = &[(
+    "integration-tests/behaviour",
+    "the_reference_is_up_to_date",
+    "it reads a document",
+)];
 
 /// What a kernel may lack.
 enum Need {
@@ -43,6 +47,11 @@ const NEEDS: &[(&str, Option<&str>, Need)] = &[
     (
         "shm-dmabuf/segment",
         None,
+        Need::Options(&["CONFIG_UDMABUF", "CONFIG_DMABUF_HEAPS_SYSTEM"]),
+    ),
+    (
+        "integration-tests/behaviour",
+        Some("dmabuf::"),
         Need::Options(&["CONFIG_UDMABUF", "CONFIG_DMABUF_HEAPS_SYSTEM"]),
     ),
     (

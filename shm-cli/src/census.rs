@@ -14,7 +14,6 @@ mod segment;
 mod sysv;
 
 use std::collections::HashSet;
-use std::io;
 use std::sync::OnceLock;
 
 use crate::Failure;
@@ -122,11 +121,6 @@ fn survive_leases() -> Result<(), Failure> {
         true => Ok(()),
         false => Err("cannot handle SIGIO".into()),
     }
-}
-
-/// A failure that names what could not be done with what.
-fn cannot(what: &str, target: &Target, error: &io::Error) -> Failure {
-    format!("cannot {what} {target}: {error}").into()
 }
 
 /// The different objects among these, for what is looked for by them.

@@ -50,17 +50,21 @@ struct Opened<S> {
 
 /// Opens what a target leads to, for reading.
 pub(crate) fn open(target: &Target) -> Result<Box<dyn Contents>, Failure> {
+    let cannot = |error: Error| target.cannot("read", error);
     Ok(match target {
         Target::SysvKey(key) => {
-            let segment = shm_sysv::Segment::open_read_only(*key)?;
-            Box::new(Mapped(segment.map()?))
+            let segment = shm_sysv::Segment::open_read_only(*key);
+            let mapping = segment.and_then(|segment| segment.map());
+            Box::new(Mapped(mapping.map_err(cannot)?))
         }
         Target::SysvId(id) => {
-            let segment = shm_sysv::Segment::open_id_read_only(*id)?;
-            Box::new(Mapped(segment.map()?))
+            let segment = shm_sysv::Segment::open_id_read_only(*id);
+            let mapping = segment.and_then(|segment| segment.map());
+            Box::new(Mapped(mapping.map_err(cannot)?))
         }
         Target::Posix(name) => {
-            let segment = shm_posix::Segment::open_read_only(name)?;
+            let segment = shm_posix::Segment::open_read_only(name);
+            let segment = segment.map_err(cannot)?;
             let file = File::from(segment.as_fd().try_clone_to_owned()?);
             let len = segment.len();
             Box::new(Opened { file, len, _segment: segment })
@@ -83,15 +87,20 @@ pub(crate) fn from_file(file: File) -> Result<Box<dyn Contents>, Failure> {
 pub(crate) fn open_mut(
     target: &Target,
 ) -> Result<Box<dyn ContentsMut>, Failure> {
+    let cannot = |error: Error| target.cannot("write", error);
     Ok(match target {
         Target::SysvKey(key) => {
-            Box::new(Mapped(shm_sysv::Segment::open(*key)?.map()?))
+            let segment = shm_sysv::Segment::open(*key);
+            let mapping = segment.and_then(|segment| segment.map());
+            Box::new(Mapped(mapping.map_err(cannot)?))
         }
         Target::SysvId(id) => {
-            Box::new(Mapped(shm_sysv::Segment::open_id(*id)?.map()?))
+            let segment = shm_sysv::Segment::open_id(*id);
+            let mapping = segment.and_then(|segment| segment.map());
+            Box::new(Mapped(mapping.map_err(cannot)?))
         }
         Target::Posix(name) => {
-            let segment = shm_posix::Segment::open(name)?;
+            let segment = shm_posix::Segment::open(name).map_err(cannot)?;
             let file = File::from(segment.as_fd().try_clone_to_owned()?);
             let len = segment.len();
             Box::new(Opened { file, len, _segment: segment })
@@ -106,7 +115,7 @@ pub(crate) fn open_mut(
                     let len = length(&file)?;
                     Box::new(Opened { file, len, _segment: () })
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(cannot(error)),
             }
         }
         Target::Dmabuf(_) => return Err(no_dmabuf("write", target)),

@@ -21,9 +21,10 @@ pub(crate) struct ReadArguments {
     target: Target,
     /// Where to begin, such as 0, 4096 or 64KiB.
     #[arg(long, value_name = "N", default_value = "0", value_parser = offset)]
+    #[arg(allow_hyphen_values = true)]
     offset: usize,
     /// How many bytes; without it, all that follow.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
     len: Option<Size>,
 }
 
@@ -33,6 +34,7 @@ pub(crate) struct WriteArguments {
     target: Target,
     /// Where to begin, such as 0, 4096 or 64KiB.
     #[arg(long, value_name = "N", default_value = "0", value_parser = offset)]
+    #[arg(allow_hyphen_values = true)]
     offset: usize,
     /// What to write; without it, or as -, what comes on standard input.
     file: Option<PathBuf>,

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use shm_common::{HugePages, PageSize, Reserve, Size};
+use shm_common::{Error, HugePages, PageSize, Reserve, Size};
 
 use crate::output::print;
 use crate::target::Target;
@@ -14,14 +14,14 @@ pub(crate) struct Arguments {
     /// `sysv:KEY` or `posix:/NAME`; `sysv:0` for one without a key.
     target: Target,
     /// How many bytes, such as 64KiB, 16MiB or 4096.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     size: Size,
     /// The permission bits, in octal. The umask does not apply.
     #[arg(long, default_value = "0600", value_parser = mode)]
     mode: u32,
     /// Takes pages of that size from the pool for huge pages.
-    #[arg(long, value_name = "PAGE SIZE")]
-    huge: Option<Size>,
+    #[arg(long, value_name = "PAGE SIZE", value_parser = page_size)]
+    huge: Option<PageSize>,
     /// When the memory is taken.
     #[arg(long, value_name = "WHEN", default_value = "now")]
     reserve: When,
@@ -43,28 +43,30 @@ fn mode(text: &str) -> Result<u32, String> {
     }
 }
 
+fn page_size(text: &str) -> Result<PageSize, Error> {
+    PageSize::new(text.parse::<Size>()?.bytes())
+}
+
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let Arguments { target, size, mode, huge, reserve } = arguments;
-    let huge_pages = match huge {
-        None => HugePages::No,
-        Some(page) => HugePages::Pool(PageSize::new(page.bytes())?),
-    };
+    let huge_pages = huge.map_or(HugePages::No, HugePages::Pool);
     let reserve = match reserve {
         When::Now => Reserve::Now,
         When::Touch => Reserve::OnTouch,
     };
+    let cannot = |error: Error| target.cannot("create", error);
     let created = match target {
         Target::SysvKey(key) => {
             let options = shm_sysv::SegmentOptions::new().mode(*mode);
             let options = options.huge_pages(huge_pages).reserve(reserve);
-            let mut segment = options.create(*key, *size)?;
+            let mut segment = options.create(*key, *size).map_err(cannot)?;
             segment.keep();
             Target::SysvId(segment.id())
         }
         Target::Posix(name) => {
             let options = shm_posix::SegmentOptions::new().mode(*mode);
             let options = options.huge_pages(huge_pages).reserve(reserve);
-            options.create(name, *size)?.keep();
+            options.create(name, *size).map_err(cannot)?.keep();
             target.clone()
         }
         Target::SysvId(_) => {

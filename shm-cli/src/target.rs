@@ -2,12 +2,14 @@
 //! `memfd:PID/FD`, `dmabuf:PID/FD`.
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use shm_posix::Name;
 use shm_sysv::{Id, Key};
 
+use crate::Failure;
 use crate::mechanism::Mechanism;
 use crate::output::printable;
 
@@ -44,6 +46,25 @@ impl Target {
             Self::Memfd(_) => Mechanism::Memfd,
             Self::Dmabuf(_) => Mechanism::Dmabuf,
         }
+    }
+
+    /// A failure that tells what could not be done with it, why, and what may
+    /// help.
+    pub(crate) fn cannot(
+        &self,
+        what: &str,
+        error: impl Into<io::Error>,
+    ) -> Failure {
+        let error = error.into();
+        let hint = match error.kind() {
+            io::ErrorKind::NotFound => "; `shm ls` shows what there is",
+            io::ErrorKind::PermissionDenied => "; `shm ls` shows whose it is",
+            io::ErrorKind::AlreadyExists => {
+                "; `shm stat` tells what it is, and `shm rm` removes it"
+            }
+            _ => "",
+        };
+        format!("cannot {what} {self}: {error}{hint}").into()
     }
 }
 

@@ -9,7 +9,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use nix::fcntl::OFlag;
 use shm_memfd::Seals;
 
-use super::cannot;
 use super::look::{Held, Look, Object, without_mark};
 use super::segment::{Facts, Segment, Verdict, open_or_mapped_by};
 use crate::Failure;
@@ -115,8 +114,8 @@ pub(super) fn object(
         _ => Target::Memfd(descriptor),
     };
     let path = descriptor.path();
-    let link = fs::read_link(&path)
-        .map_err(|error| cannot("find", &target, &error))?;
+    let link =
+        fs::read_link(&path).map_err(|error| target.cannot("find", error))?;
     let prefix = prefix(mechanism).unwrap_or_default();
     if !link.as_os_str().as_bytes().starts_with(prefix) {
         let link = printable(link.as_os_str());
@@ -126,6 +125,6 @@ pub(super) fn object(
         .into());
     }
     let metadata = fs::metadata(&path);
-    let metadata = metadata.map_err(|e| cannot("find", &target, &e))?;
+    let metadata = metadata.map_err(|e| target.cannot("find", e))?;
     Ok(Object::of(&metadata))
 }

@@ -14,7 +14,6 @@ use std::time::Duration;
 use shm_common::Error;
 use shm_posix::Name;
 
-use super::cannot;
 use super::look::{Look, Object, Wanted, posix_name};
 use super::objects;
 use super::probe::{self, Answer};
@@ -196,7 +195,7 @@ pub(super) fn object(name: &Name) -> Result<Object, Failure> {
         Ok(_) => {
             Err(format!("cannot use {target}: it is no regular file").into())
         }
-        Err(error) => Err(cannot("find", &target, &error)),
+        Err(error) => Err(target.cannot("find", error)),
     }
 }
 

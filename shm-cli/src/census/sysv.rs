@@ -160,9 +160,8 @@ pub(super) fn id_of(key: Key) -> Result<i32, Failure> {
         )
         .into());
     }
-    raw::shmget(key.as_raw(), 0, 0).map_err(|os| {
-        format!("cannot find {target}: {}", Error::from(os)).into()
-    })
+    raw::shmget(key.as_raw(), 0, 0)
+        .map_err(|os| target.cannot("find", Error::from(os)))
 }
 
 /// Removes the segment, and, `only_if_unused`, if still nobody has it attached;

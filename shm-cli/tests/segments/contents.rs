@@ -177,7 +177,7 @@ fn what_cannot_be_created_is_one_line() {
     let key = format!("sysv:{:#x}", unique_key());
     let new = format!("posix:/{}", unique_name("new"));
     for (arguments, status, what) in [
-        (["create", &made.0, "--size=10"], 1, "exists"),
+        (["create", &made.0, "--size=10"], 1, "shm rm"),
         (["create", &new, "--size=0"], 2, "zero"),
         (["create", &new, "--size=-1"], 2, "-1"),
         (["create", &new, "--size=1e9"], 2, "unit"),
@@ -193,11 +193,12 @@ fn what_cannot_be_created_is_one_line() {
         assert!(line.contains(what), "{arguments:?}: {line}");
     }
     for option in ["--mode=1000", "--mode=rw", "--reserve=later", "--huge=3"] {
-        let mut command = shm(["create", &new, "--size=10", option]);
-        let output = command.output().unwrap();
-        assert!(matches!(output.status.code(), Some(1 | 2)), "{output:?}");
-        line(&output);
+        let line = failure(&mut shm(["create", &new, "--size=10", option]), 2);
+        assert!(line.contains(&option[..6]), "{line}");
     }
+    // Not taken for an option.
+    let line = failure(&mut shm(["create", &new, "--size", "-1"]), 2);
+    assert!(line.contains("cannot use \"-1\" as a size"), "{line}");
     let mut huge = shm(["create", &new, "--size=2MiB", "--huge=2MiB"]);
     assert!(failure(&mut huge, 1).contains("huge-page pool"));
     assert!(row(&ls([]), "target", &new).is_none());
@@ -226,7 +227,13 @@ fn what_cannot_be_opened_is_one_line() {
     ] {
         for verb in ["read", "write"] {
             let line = failure(&mut shm([verb, target]), 1);
+            let hint = match target.split_once(':') {
+                Some(("sysv-id", _)) => "no segment has it",
+                Some(("dmabuf", _)) => "shm stat",
+                _ => "shm ls",
+            };
             assert!(line.starts_with("shm: cannot "), "{line}");
+            assert!(line.contains(hint), "{line}");
         }
     }
     let made = Created::posix(&["--size=10"]);

@@ -9,6 +9,7 @@ mod draw;
 mod screen;
 
 use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::mpsc::{
     Receiver, RecvTimeoutError, Sender, TryRecvError, channel,
@@ -16,6 +17,8 @@ use std::sync::mpsc::{
 use std::thread;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 
 use crate::Failure;
@@ -65,8 +68,9 @@ fn watch(
     screen.draw(|frame| draw::draw(frame, &mut app))?;
     loop {
         interrupts.check()?;
+        wait_for_a_key()?;
         let mut changed = false;
-        if event::poll(TICK)? {
+        while event::poll(Duration::ZERO)? {
             changed = true;
             match event::read()? {
                 Event::Key(key) if key.kind != KeyEventKind::Release => {
@@ -89,6 +93,26 @@ fn watch(
         if changed {
             screen.draw(|frame| draw::draw(frame, &mut app))?;
         }
+    }
+}
+
+/// Waits a moment for one, and fails when there will be none any more: once the
+/// terminal is gone, `event::poll` would look for one for ever, and no signal
+/// would end that.
+fn wait_for_a_key() -> Result<(), Failure> {
+    let stdin = io::stdin();
+    let mut keyboard = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut keyboard, PollTimeout::try_from(TICK)?) {
+        // A signal, of which others take note: the size may have changed.
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let gone = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
+    match keyboard[0].revents() {
+        Some(events) if events.intersects(gone) => {
+            Err("cannot watch any more: the terminal is gone".into())
+        }
+        _ => Ok(()),
     }
 }
 

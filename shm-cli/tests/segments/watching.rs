@@ -178,6 +178,37 @@ fn a_signal_ends_it_and_gives_the_terminal_back() {
     }
 }
 
+/// As when its window is closed; whether or not a signal comes as well.
+#[test]
+fn it_ends_when_the_terminal_is_gone() {
+    let pty = openpty(None, None).unwrap();
+    let side = || Stdio::from(pty.slave.try_clone().unwrap());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_shm"))
+        .args(["watch", "--mechanism=sysv"])
+        .env("TERM", "xterm")
+        .stdin(side())
+        .stdout(side())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut screen = File::from(pty.master);
+    screen.read_exact(&mut [0; 100]).unwrap();
+    drop((screen, pty.slave));
+    let begun = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if begun.elapsed() > DEADLINE {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("it does not end");
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
+    assert_eq!(status.code(), Some(1), "{status}");
+}
+
 #[test]
 fn without_a_terminal_it_says_so() {
     let line = failure(&mut shm(["watch"]), 1);

@@ -7,6 +7,7 @@
 mod app;
 mod draw;
 mod screen;
+mod stops;
 
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
@@ -29,6 +30,7 @@ use crate::mechanism::Mechanism;
 use crate::remove;
 use app::{Action, App};
 use screen::Screen;
+use stops::Stops;
 
 /// How often keys, news and the wish to stop are looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -50,10 +52,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         return Err(format!("cannot watch: {why}").into());
     }
     let interrupts = Interrupts::listen()?;
+    let stops = Stops::listen()?;
     let mechanisms = or_all(&arguments.mechanism).to_vec();
     let looker = Looker::start(mechanisms, arguments.interval)?;
     let mut screen = Screen::open()?;
-    let watched = watch(&mut screen, &looker, &interrupts);
+    let watched = watch(&mut screen, &looker, &interrupts, &stops);
     // Before anything is said.
     drop(screen);
     watched.map(|()| ExitCode::SUCCESS)
@@ -63,13 +66,14 @@ fn watch(
     screen: &mut Screen,
     looker: &Looker,
     interrupts: &Interrupts,
+    stops: &Stops,
 ) -> Result<(), Failure> {
     let mut app = App::new();
     screen.draw(|frame| draw::draw(frame, &mut app))?;
     loop {
         interrupts.check()?;
+        let mut changed = stops.obey(screen)?;
         wait_for_a_key()?;
-        let mut changed = false;
         while event::poll(Duration::ZERO)? {
             changed = true;
             match event::read()? {

@@ -54,9 +54,11 @@ impl Place {
             .unwrap()
     }
 
+    /// The socket is there a moment before anybody listens at it. To the
+    /// receiver, this is a look and no sender.
     fn wait_until_it_listens(&self) {
         let begun = Instant::now();
-        while !self.socket().exists() {
+        while UnixStream::connect(self.socket()).is_err() {
             assert!(begun.elapsed().as_secs() < 50, "it does not listen");
             thread::sleep(Duration::from_millis(1));
         }

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -15,10 +15,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::{Mode, umask};
 use shm_memfd::{Error, Label, Segment, Size, transfer};
 
 use crate::Failure;
+use crate::census::Object;
 use crate::contents;
 use crate::copy::{self, Input};
 use crate::interrupts::Interrupts;
@@ -90,16 +92,26 @@ fn filled(mut input: Input) -> Result<Segment, Failure> {
 
 fn connect(path: &Path, patience: &Patience) -> Result<UnixStream, Failure> {
     loop {
-        match UnixStream::connect(path) {
+        match connect_at_once(path) {
             Ok(socket) => return Ok(socket),
-            // It does not listen yet.
+            // It does not listen yet, or others wait for it, too.
             Err(error)
                 if matches!(
                     error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                    io::ErrorKind::NotFound
+                        | io::ErrorKind::ConnectionRefused
+                        | io::ErrorKind::WouldBlock
                 ) && !patience.has_ended() =>
             {
                 thread::sleep(TICK);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let path = path.display();
+                return Err(format!(
+                    "cannot send to {path}: whoever listens there accepts \
+                     nobody, and others wait already"
+                )
+                .into());
             }
             Err(error) => {
                 let path = path.display();
@@ -113,22 +125,44 @@ fn connect(path: &Path, patience: &Patience) -> Result<UnixStream, Failure> {
     }
 }
 
+/// Never waits until others are accepted, as a plain connect(2) does: it fails
+/// with `EAGAIN`.
+fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let (family, kind) = (AddressFamily::Unix, SockType::Stream);
+    let socket = socket::socket(family, kind, flags, None)?;
+    socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    let socket = UnixStream::from(socket);
+    socket.set_nonblocking(false)?;
+    Ok(socket)
+}
+
 /// Waits until the receiver closes its end; it must have read all by then.
 fn wait_until_taken(
     mut socket: &UnixStream,
     path: &Path,
     patience: &Patience,
 ) -> Result<(), Failure> {
-    socket.set_read_timeout(patience.rest())?;
     let mut answer = [0; 64];
     loop {
+        socket.set_read_timeout(patience.rest())?;
         match socket.read(&mut answer) {
             Ok(0) => return Ok(()),
             // Whatever it answers is its business.
-            Ok(_) => {}
+            Ok(_) if !patience.has_ended() => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => {
+            answered => {
                 let path = path.display();
+                let error = match answered {
+                    Err(e) if e.kind() != io::ErrorKind::WouldBlock => e,
+                    _ => {
+                        return Err(format!(
+                            "cannot tell that {path} took it: it did not in \
+                             time (see --timeout)"
+                        )
+                        .into());
+                    }
+                };
                 return Err(format!(
                     "cannot tell that {path} took it: {error}"
                 )
@@ -172,14 +206,24 @@ pub(crate) fn receive(
 struct Place<'a> {
     listener: UnixListener,
     path: &'a Path,
+    /// The socket that lies there, which keeps its number as long as the
+    /// listener lives.
+    object: Object,
 }
 
 impl<'a> Place<'a> {
     /// A socket that has its path already refuses whoever comes until it
     /// listens, and would seem abandoned: so it gets the path last.
     fn take(path: &'a Path) -> Result<Self, Failure> {
-        let cannot =
-            |error| format!("cannot listen at {}: {error}", path.display());
+        let cannot = |error: io::Error| {
+            let hint = match error.kind() {
+                io::ErrorKind::AlreadyExists => {
+                    "; somebody listens there, or it is some other file"
+                }
+                _ => "",
+            };
+            format!("cannot listen at {}: {error}{hint}", path.display())
+        };
         // Of any other process that wants the path.
         let first = path.with_file_name(format!(".{}", process::id()));
         // There is no other thread that would be surprised.
@@ -187,35 +231,54 @@ impl<'a> Place<'a> {
         let listener = UnixListener::bind(&first);
         umask(before);
         let listener = listener.map_err(cannot)?;
-        let named = fs::hard_link(&first, path).or_else(|error| {
-            // Left by one that was killed?
-            if error.kind() != io::ErrorKind::AlreadyExists
-                || !is_abandoned(path)
+        let object = fs::symlink_metadata(&first).and_then(|metadata| {
+            let mut named = fs::hard_link(&first, path);
+            let taken = io::ErrorKind::AlreadyExists;
+            if named.as_ref().is_err_and(|error| error.kind() == taken)
+                && remove_if_abandoned(path)
             {
-                return Err(error);
+                named = fs::hard_link(&first, path);
             }
-            fs::remove_file(path)?;
-            fs::hard_link(&first, path)
+            named.map(|()| Object::of(&metadata))
         });
-        fs::remove_file(&first).and(named).map_err(cannot)?;
-        Ok(Self { listener, path })
+        let object = fs::remove_file(&first).and(object).map_err(cannot)?;
+        Ok(Self { listener, path, object })
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let _ = fs::remove_file(self.path);
+        // Somebody else may have taken the path.
+        if is_there(self.path, self.object) {
+            let _ = fs::remove_file(self.path);
+        }
     }
 }
 
-/// Whether it is a socket at which nobody listens.
-fn is_abandoned(path: &Path) -> bool {
-    let socket = fs::symlink_metadata(path)
-        .is_ok_and(|metadata| metadata.file_type().is_socket());
-    socket
-        && UnixStream::connect(path).is_err_and(|error| {
+fn is_there(path: &Path, object: Object) -> bool {
+    let there = fs::symlink_metadata(path);
+    there.is_ok_and(|metadata| Object::of(&metadata) == object)
+}
+
+/// Removes a socket at which nobody listens; says whether it did.
+fn remove_if_abandoned(path: &Path) -> bool {
+    let socket = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.file_type().is_socket() => metadata,
+        _ => return false,
+    };
+    let refuses = || {
+        connect_at_once(path).is_err_and(|error| {
             error.kind() == io::ErrorKind::ConnectionRefused
         })
+    };
+    if !refuses() {
+        return false;
+    }
+    // Whoever has just made it is about to listen.
+    thread::sleep(5 * TICK);
+    refuses()
+        && is_there(path, Object::of(&socket))
+        && fs::remove_file(path).is_ok()
 }
 
 /// Waits until something comes.

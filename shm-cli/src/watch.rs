@@ -7,8 +7,10 @@
 mod app;
 mod draw;
 mod screen;
+mod stops;
 
 use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::mpsc::{
     Receiver, RecvTimeoutError, Sender, TryRecvError, channel,
@@ -16,6 +18,8 @@ use std::sync::mpsc::{
 use std::thread;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 
 use crate::Failure;
@@ -26,6 +30,7 @@ use crate::mechanism::Mechanism;
 use crate::remove;
 use app::{Action, App};
 use screen::Screen;
+use stops::Stops;
 
 /// How often keys, news and the wish to stop are looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -47,10 +52,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         return Err(format!("cannot watch: {why}").into());
     }
     let interrupts = Interrupts::listen()?;
+    let stops = Stops::listen()?;
     let mechanisms = or_all(&arguments.mechanism).to_vec();
     let looker = Looker::start(mechanisms, arguments.interval)?;
     let mut screen = Screen::open()?;
-    let watched = watch(&mut screen, &looker, &interrupts);
+    let watched = watch(&mut screen, &looker, &interrupts, &stops);
     // Before anything is said.
     drop(screen);
     watched.map(|()| ExitCode::SUCCESS)
@@ -60,13 +66,15 @@ fn watch(
     screen: &mut Screen,
     looker: &Looker,
     interrupts: &Interrupts,
+    stops: &Stops,
 ) -> Result<(), Failure> {
     let mut app = App::new();
     screen.draw(|frame| draw::draw(frame, &mut app))?;
     loop {
         interrupts.check()?;
-        let mut changed = false;
-        if event::poll(TICK)? {
+        let mut changed = stops.obey(screen)?;
+        wait_for_a_key()?;
+        while event::poll(Duration::ZERO)? {
             changed = true;
             match event::read()? {
                 Event::Key(key) if key.kind != KeyEventKind::Release => {
@@ -89,6 +97,26 @@ fn watch(
         if changed {
             screen.draw(|frame| draw::draw(frame, &mut app))?;
         }
+    }
+}
+
+/// Waits a moment for one, and fails when there will be none any more: once the
+/// terminal is gone, `event::poll` would look for one for ever, and no signal
+/// would end that.
+fn wait_for_a_key() -> Result<(), Failure> {
+    let stdin = io::stdin();
+    let mut keyboard = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut keyboard, PollTimeout::try_from(TICK)?) {
+        // A signal, of which others take note: the size may have changed.
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let gone = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
+    match keyboard[0].revents() {
+        Some(events) if events.intersects(gone) => {
+            Err("cannot watch any more: the terminal is gone".into())
+        }
+        _ => Ok(()),
     }
 }
 

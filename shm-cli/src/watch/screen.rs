@@ -13,6 +13,20 @@ impl Screen {
         ratatui::try_init().map(Self)
     }
 
+    /// Gives the terminal back, does something, and takes the terminal anew.
+    pub(super) fn without(&mut self, act: impl FnOnce()) -> io::Result<()> {
+        self.give_back();
+        act();
+        self.0 = ratatui::try_init()?;
+        Ok(())
+    }
+
+    fn give_back(&mut self) {
+        // On a terminal that is gone, there is nothing to be done.
+        let _ = self.0.show_cursor();
+        let _ = ratatui::try_restore();
+    }
+
     pub(super) fn draw(
         &mut self,
         draw: impl FnOnce(&mut Frame<'_>),
@@ -23,8 +37,7 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // On a terminal that is gone, there is nothing to be done.
-        let _ = ratatui::try_restore();
+        self.give_back();
     }
 }
 

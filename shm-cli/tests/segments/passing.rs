@@ -1,9 +1,10 @@
 //! `shm send` and `shm recv`, with one another and with programs of others.
 
 use std::fs;
-use std::io::Write;
-use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -12,6 +13,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
+};
 use nix::unistd::Pid;
 use shm_memfd::{Frozen, Segment, transfer};
 
@@ -50,9 +54,11 @@ impl Place {
             .unwrap()
     }
 
+    /// The socket is there a moment before anybody listens at it. To the
+    /// receiver, this is a look and no sender.
     fn wait_until_it_listens(&self) {
         let begun = Instant::now();
-        while !self.socket().exists() {
+        while UnixStream::connect(self.socket()).is_err() {
             assert!(begun.elapsed().as_secs() < 50, "it does not listen");
             thread::sleep(Duration::from_millis(1));
         }
@@ -235,6 +241,65 @@ fn what_a_killed_receiver_left_is_taken_over_and_no_file() {
     let line = failure(&mut shm(["recv", &place.option()]), 1);
     assert!(line.contains("cannot listen at"), "{line}");
     assert_eq!(fs::read(place.socket()).unwrap(), b"a file");
+}
+
+#[test]
+fn what_others_put_in_its_place_is_theirs() {
+    let place = Place::new();
+    let receiver = place.receive();
+    place.wait_until_it_listens();
+    // It takes that for a look, and closes its end: so it waits in its loop.
+    let look = UnixStream::connect(place.socket()).unwrap();
+    look.shutdown(Shutdown::Write).unwrap();
+    assert_eq!((&look).read(&mut [0]).unwrap(), 0);
+    fs::remove_file(place.socket()).unwrap();
+    fs::write(place.socket(), b"a file").unwrap();
+    let pid = Pid::from_raw(receiver.id().cast_signed());
+    kill(pid, Signal::SIGTERM).unwrap();
+    let output = receiver.wait_with_output().unwrap();
+    assert_eq!(output.status.signal(), Some(15), "{output:?}");
+    assert_eq!(fs::read(place.socket()).unwrap(), b"a file");
+}
+
+/// It has its socket, and is about to listen.
+#[test]
+fn one_that_does_not_listen_yet_keeps_its_socket() {
+    let place = Place::new();
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let (family, kind) = (AddressFamily::Unix, SockType::Stream);
+    let other = socket(family, kind, flags, None).unwrap();
+    let path = place.socket();
+    bind(other.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+    let inode = fs::symlink_metadata(&path).unwrap().ino();
+    let mut receive = shm(["recv", &place.option(), "--timeout=1s"]);
+    let receiver = receive.stderr(Stdio::piped()).spawn().unwrap();
+    // By the time that the receiver looks for the second time, if it can.
+    thread::sleep(Duration::from_millis(30));
+    listen(&other, Backlog::new(1).unwrap()).unwrap();
+    let output = receiver.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(fs::symlink_metadata(&path).unwrap().ino(), inode);
+    assert!(line(&output).contains("somebody listens there"), "{output:?}");
+}
+
+/// A plain connect(2) would wait for ever.
+#[test]
+fn a_crowd_before_a_receiver_that_accepts_nobody_is_told() {
+    let place = Place::new();
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let (family, kind) = (AddressFamily::Unix, SockType::Stream);
+    let other = socket(family, kind, flags, None).unwrap();
+    let path = place.socket();
+    bind(other.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+    listen(&other, Backlog::new(0).unwrap()).unwrap();
+    let _first = UnixStream::connect(&path).unwrap();
+    let option = place.option();
+    let file = place.file(b"x");
+    let send = ["send", &option, "--timeout=30ms", &file];
+    let line = failure(&mut shm(send), 1);
+    assert!(line.contains("others wait already"), "{line}");
+    let line = failure(&mut shm(["recv", &option]), 1);
+    assert!(line.contains("cannot listen at"), "{line}");
 }
 
 #[test]

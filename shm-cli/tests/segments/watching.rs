@@ -10,9 +10,12 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use integration_tests::alone::alone;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::termios::{Termios, tcgetattr};
+use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use crate::support::*;
@@ -178,6 +181,66 @@ fn a_signal_ends_it_and_gives_the_terminal_back() {
         ));
         assert_eq!(status.signal(), Some(signal as i32), "{status}");
     }
+}
+
+#[test]
+fn it_stops_with_the_terminal_given_back_and_goes_on_with_it() {
+    // One that can be noticed before, and one that cannot.
+    for signal in [Signal::SIGTSTP, Signal::SIGSTOP] {
+        let mut watched = Watched::start();
+        watched.wait_for("q quit");
+        let during = tcgetattr(&watched.line).unwrap();
+        let pid = Pid::from_raw(watched.child.id().cast_signed());
+        kill(pid, signal).unwrap();
+        let stopped = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOWAIT;
+        let status = waitid(Id::Pid(pid), stopped).unwrap();
+        assert!(matches!(status, WaitStatus::Stopped(..)), "{status:?}");
+        if signal == Signal::SIGTSTP {
+            assert_eq!(tcgetattr(&watched.line).unwrap(), watched.before);
+            let screen = Arc::clone(&watched.screen);
+            watched.wait_until("given back", |_| {
+                !screen.lock().unwrap().screen().alternate_screen()
+            });
+        }
+        // As a shell does, which then says that it stopped.
+        let now = SetArg::TCSANOW;
+        tcsetattr(&watched.line, now, &watched.before).unwrap();
+        let shell = watched.line.try_clone().unwrap();
+        File::from(shell).write_all(b"\x1b[?1049l\x1b[2JStopped").unwrap();
+        watched.wait_for("Stopped");
+        kill(pid, Signal::SIGCONT).unwrap();
+        watched.wait_for("q quit");
+        assert_eq!(tcgetattr(&watched.line).unwrap(), during);
+        assert!(!watched.contents().contains("Stopped"));
+        watched.press("q");
+        assert!(watched.end("Stopped").success());
+    }
+}
+
+/// As when its window is closed; whether or not a signal comes as well. Alone,
+/// as no other program may have the terminal.
+#[test]
+fn it_ends_when_the_terminal_is_gone() {
+    alone(|| {
+        let pty = openpty(None, None).unwrap();
+        let close_on_exec = FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC);
+        fcntl(&pty.master, close_on_exec).unwrap();
+        let side = || Stdio::from(pty.slave.try_clone().unwrap());
+        let mut child = Command::new("timeout")
+            .args(["--foreground", "--signal=KILL", "30"])
+            .args([env!("CARGO_BIN_EXE_shm"), "watch", "--mechanism=sysv"])
+            .env("TERM", "xterm")
+            .stdin(side())
+            .stdout(side())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut screen = File::from(pty.master);
+        screen.read_exact(&mut [0; 100]).unwrap();
+        drop((screen, pty.slave));
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), Some(1), "{status}");
+    });
 }
 
 #[test]

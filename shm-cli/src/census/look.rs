@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat::makedev;
 use procfs::process::{Process, StatFlags};
+use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, statx};
 
+use super::segment::Facts;
 use crate::mechanism::Mechanism;
 use crate::output::printable;
 use crate::target::Descriptor;
@@ -34,6 +36,21 @@ impl Object {
     pub(crate) fn of(metadata: &Metadata) -> Self {
         Self::File { device: metadata.dev(), inode: metadata.ino() }
     }
+
+    pub(super) fn of_statx(statx: &Statx) -> Self {
+        let (major, minor) = (statx.stx_dev_major, statx.stx_dev_minor);
+        let device = makedev(major.into(), minor.into());
+        Self::File { device, inode: statx.stx_ino }
+    }
+}
+
+/// What the kernel knows of a file by itself. Whatever serves the file is not
+/// asked: any user may mount file systems of their own (FUSE), and one that
+/// does not answer would keep this process for ever, beyond the reach of
+/// `SIGKILL`.
+pub(super) fn known(path: &Path) -> io::Result<Statx> {
+    let flags = AtFlags::STATX_DONT_SYNC;
+    Ok(statx(CWD, path, flags, StatxFlags::BASIC_STATS)?)
 }
 
 /// A process that has a segment.
@@ -56,7 +73,7 @@ pub(crate) struct Held {
     /// One of the descriptors.
     pub(crate) descriptor: Option<Descriptor>,
     /// What one of the descriptors or maps told of it, where it may be asked.
-    pub(crate) metadata: Option<Metadata>,
+    pub(crate) facts: Option<Facts>,
     /// How long it is at least, by what is mapped of it.
     pub(crate) mapped_len: u64,
 }
@@ -172,14 +189,13 @@ impl<'a> Visit<'a> {
         for entry in fs::read_dir(self.directory.join("fd"))? {
             let entry = entry?;
             let path = entry.path();
-            // Each may be closed meanwhile, and what is behind it may be a
-            // server that does not answer: so only what shows by its name to
-            // be of interest is asked anything.
+            // Each may be closed meanwhile; only what shows by its name to be
+            // of interest is asked anything.
             let Ok(target) = fs::read_link(&path) else { continue };
             let target = target.into_os_string();
             let Some(mechanism) = self.mechanism(&target) else { continue };
-            let Ok(metadata) = fs::metadata(&path) else { continue };
-            let object = Object::of(&metadata);
+            let Ok(known) = known(&path) else { continue };
+            let object = Object::of_statx(&known);
             if !self.is_wanted(&target, object) {
                 continue;
             }
@@ -191,7 +207,7 @@ impl<'a> Visit<'a> {
             user.descriptors += 1;
             let descriptor = fd.map(|fd| Descriptor { pid: self.pid, fd });
             held.descriptor = held.descriptor.or(descriptor);
-            held.metadata.get_or_insert(metadata);
+            held.facts.get_or_insert_with(|| Facts::of_statx(&known));
         }
         Ok(())
     }
@@ -231,12 +247,13 @@ impl<'a> Visit<'a> {
                 held.or_insert_with(|| Held::new(mechanism, target.to_owned()));
             held.user(self.pid).mapped = true;
             held.mapped_len = held.mapped_len.max(map.end);
-            if held.metadata.is_none() && mechanism != Mechanism::Sysv {
+            if held.facts.is_none() && mechanism != Mechanism::Sysv {
                 // For root only.
                 let file = self.directory.join("map_files").join(map.range());
-                let metadata = fs::metadata(file).ok();
                 // It may be another's place by now.
-                held.metadata = metadata.filter(|m| Object::of(m) == object);
+                let known = known(&file).ok();
+                let known = known.filter(|k| Object::of_statx(k) == object);
+                held.facts = known.as_ref().map(Facts::of_statx);
             }
         }
         Ok(())
@@ -280,9 +297,17 @@ impl Held {
             path,
             users: vec![],
             descriptor: None,
-            metadata: None,
+            facts: None,
             mapped_len: 0,
         }
+    }
+
+    /// At least how long it is.
+    pub(super) fn known_facts(&self) -> Facts {
+        self.facts.clone().unwrap_or_else(|| Facts {
+            len: Some(self.mapped_len),
+            ..Facts::default()
+        })
     }
 
     /// The processes come one after the other.

@@ -12,6 +12,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::sys::stat::makedev;
 use procfs::process::{Process, StatFlags};
 use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, statx};
@@ -149,9 +150,20 @@ fn namespace(process: &Path) -> Option<PathBuf> {
     fs::read_link(process.join("ns/ipc")).ok()
 }
 
+/// Whether there may have been more to see: not if it has only ended.
+fn is_missed<T>(seen: io::Result<T>) -> bool {
+    let gone = Errno::ESRCH as i32;
+    seen.is_err_and(|error| {
+        error.kind() != io::ErrorKind::NotFound
+            && error.raw_os_error() != Some(gone)
+    })
+}
+
 /// To one process.
 struct Visit<'a> {
     pid: i32,
+    /// Its thread through which it is seen, mostly the first.
+    through: i32,
     directory: PathBuf,
     wanted: &'a Wanted,
     /// This process's IPC namespace: identifiers mean nothing in another.
@@ -161,28 +173,51 @@ struct Visit<'a> {
 impl<'a> Visit<'a> {
     fn new(pid: i32, wanted: &'a Wanted, ipc: Option<&'a Path>) -> Self {
         let directory = PathBuf::from(format!("/proc/{pid}"));
-        Self { pid, directory, wanted, ipc }
+        Self { pid, through: pid, directory, wanted, ipc }
     }
 
     fn pay(&self, look: &mut Look) {
         let descriptors = self.descriptors(look);
         // Also where that failed: the process may just have ended.
         let maps = self.maps(look);
-        let denied = [descriptors, maps].into_iter().any(|seen| {
-            seen.is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
-        });
-        if denied && self.may_have_something() {
+        // Of what has no memory, the first thread may have ended and others
+        // may go on.
+        if matches!(maps, Ok(false))
+            && let Some(thread) = self.other_thread()
+        {
+            return thread.pay(look);
+        }
+        let missed = is_missed(descriptors) || is_missed(maps);
+        if missed && self.may_have_something() {
             look.unseen += 1;
         }
+    }
+
+    /// Through which its descriptors and maps show, too. Never another one of
+    /// that.
+    fn other_thread(&self) -> Option<Self> {
+        let threads = fs::read_dir(self.directory.join("task")).ok()?;
+        let mut threads = threads.filter_map(|thread| {
+            thread.ok()?.file_name().to_str()?.parse::<i32>().ok()
+        });
+        let through = threads.find(|thread| *thread != self.pid)?;
+        let directory = self.directory.join(format!("task/{through}"));
+        let Self { pid, wanted, ipc, .. } = *self;
+        Some(Self { pid, through, directory, wanted, ipc })
     }
 
     /// Threads of the kernel and what is dead already do not count.
     fn may_have_something(&self) -> bool {
         let stat = Process::new(self.pid).and_then(|process| process.stat());
-        stat.is_ok_and(|stat| {
-            let flags = StatFlags::from_bits_truncate(stat.flags);
-            !flags.contains(StatFlags::PF_KTHREAD) && stat.state != 'Z'
-        })
+        match stat {
+            Ok(stat) => {
+                let flags = StatFlags::from_bits_truncate(stat.flags);
+                !flags.contains(StatFlags::PF_KTHREAD)
+                    && (stat.state != 'Z' || stat.num_threads > 1)
+            }
+            Err(procfs::ProcError::NotFound(_)) => false,
+            Err(_) => true,
+        }
     }
 
     fn descriptors(&self, look: &mut Look) -> io::Result<()> {
@@ -205,14 +240,15 @@ impl<'a> Visit<'a> {
             let held = held.or_insert_with(|| Held::new(mechanism, target));
             let user = held.user(self.pid);
             user.descriptors += 1;
-            let descriptor = fd.map(|fd| Descriptor { pid: self.pid, fd });
+            let descriptor = fd.map(|fd| Descriptor { pid: self.through, fd });
             held.descriptor = held.descriptor.or(descriptor);
             held.facts.get_or_insert_with(|| Facts::of_statx(&known));
         }
         Ok(())
     }
 
-    fn maps(&self, look: &mut Look) -> io::Result<()> {
+    /// Says whether there are any.
+    fn maps(&self, look: &mut Look) -> io::Result<bool> {
         let table = fs::read(self.directory.join("maps"))?;
         let mut same_ipc = None;
         for line in table.split(|byte| *byte == b'\n') {
@@ -256,7 +292,7 @@ impl<'a> Visit<'a> {
                 held.facts = known.as_ref().map(Facts::of_statx);
             }
         }
-        Ok(())
+        Ok(!table.is_empty())
     }
 
     /// Of what has this path, which is all that a person would see, too.

@@ -101,6 +101,46 @@ fn a_segment_of_this_workspace_is_in_use_while_its_handle_lives() {
     });
 }
 
+#[test]
+fn what_a_thread_has_shows_after_the_first_thread_has_ended() {
+    for planter in Planter::all() {
+        let Planter::C(_) = planter else { continue };
+        let label = unique_name("thread");
+        let plant = planter.plant("thread", &label);
+        // It is ready a moment before that.
+        let begun = Instant::now();
+        let stat = format!("/proc/{}/stat", plant.pid());
+        while !fs::read_to_string(&stat).unwrap().contains(") Z ") {
+            assert!(begun.elapsed().as_secs() < 10, "it does not end");
+            thread::sleep(Duration::from_millis(1));
+        }
+        let rows = ls(["--mechanism=memfd"]);
+        let row = row(&rows, "name", &label).unwrap();
+        let user = &row["users"][0];
+        assert_eq!(user["pid"], plant.pid());
+        assert_eq!(
+            (&user["descriptors"], &user["mapped"]),
+            (&1.into(), &true.into())
+        );
+        // Its descriptor is found through the thread.
+        let target = row["target"].as_str().unwrap();
+        let told = json(&mut shm(["stat", "--json", target]));
+        assert_eq!(told["name"], label.as_str());
+    }
+}
+
+/// Too few descriptors to look with must not look like nobody there.
+#[test]
+fn what_could_not_be_seen_for_want_of_descriptors_is_told() {
+    let shell = "ulimit -n 4 && exec \"$0\" ls --json --mechanism=memfd";
+    let report =
+        json(Command::new("sh").args(["-c", shell, env!("CARGO_BIN_EXE_shm")]));
+    let shortfall = report["shortfall"].as_str().unwrap();
+    let (count, rest) = shortfall.split_once(' ').unwrap();
+    assert!(rest.contains("could not be looked into"), "{shortfall}");
+    assert!(count.parse::<u32>().unwrap() > 1, "{shortfall}");
+}
+
 /// One row for an object, however many descriptors lead to it.
 #[test]
 fn a_memfd_is_one_row_with_its_seals_and_all_who_have_it() {

@@ -2,15 +2,19 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::OnceLock;
 
 use nix::fcntl::OFlag;
+use nix::libc;
+use shm_common::PageSize;
 use shm_memfd::Seals;
 
-use super::look::{Held, Look, Object, without_mark};
-use super::segment::{Facts, Segment, Verdict, open_or_mapped_by};
+use super::look::{Held, Look, Object, known, without_mark};
+use super::segment::{Segment, Verdict, open_or_mapped_by};
 use crate::Failure;
 use crate::mechanism::Mechanism;
 use crate::output::printable;
@@ -43,18 +47,18 @@ fn segment(object: Object, held: &Held) -> Option<Segment> {
         Mechanism::Memfd => Target::Memfd,
         _ => Target::Dmabuf,
     };
-    let mut facts = match &held.metadata {
-        Some(metadata) => Facts::of_file(metadata),
-        None => Facts { len: Some(held.mapped_len), ..Facts::default() },
-    };
+    let mut facts = held.known_facts();
     if held.mechanism == Mechanism::Dmabuf {
         // It has no blocks; its pages are all there, for devices.
         facts.resident = facts.len;
     }
-    if held.mechanism == Mechanism::Memfd
-        && let Some(descriptor) = held.descriptor
-    {
-        facts.seals = seals(descriptor, object).ok();
+    if held.mechanism == Mechanism::Memfd {
+        // Other files can have such a path, too.
+        if !is_memfd(object).unwrap_or(true) {
+            return None;
+        }
+        let seals = held.descriptor.map(|it| seals(it, object));
+        facts.seals = seals.and_then(Result::ok);
     }
     Some(Segment {
         mechanism: held.mechanism,
@@ -78,14 +82,18 @@ fn prefix(mechanism: Mechanism) -> Option<&'static [u8]> {
 }
 
 fn seals(descriptor: Descriptor, object: Object) -> Result<Seals, Failure> {
-    let file = open_as(descriptor, object, OpenOptions::new().read(true))?;
+    // Whoever has a lease on it could keep this process waiting.
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
+    let file = open_as(descriptor, object, &options)?;
     let bits = shm_memfd::raw::fcntl_get_seals(file.as_fd())?;
     Ok(Seals::from_bits(bits.cast_unsigned()))
 }
 
 /// Opens what another process's descriptor leads to, once more: if it is this
-/// object, which may have changed since it was looked at. Something else is
-/// never opened, only looked at: it may be a device that does something then.
+/// object, which may have changed since it was looked at, and a memfd. Something
+/// else is never opened, only looked at: it may be a device that does something
+/// then, or a file whose server never answers.
 pub(crate) fn open_as(
     descriptor: Descriptor,
     object: Object,
@@ -96,12 +104,44 @@ pub(crate) fn open_as(
         .read(true)
         .custom_flags(OFlag::O_PATH.bits())
         .open(descriptor.path())?;
-    let metadata = held.metadata()?;
-    if !metadata.is_file() || Object::of(&metadata) != object {
+    let here = format!("/proc/self/fd/{}", held.as_raw_fd());
+    let known = known(Path::new(&here))?;
+    if Object::of_statx(&known) != object || !is_memfd(object)? {
         return Err(io::ErrorKind::NotFound.into());
     }
-    let number = std::os::fd::AsRawFd::as_raw_fd(&held);
-    options.open(format!("/proc/self/fd/{number}"))
+    options.open(here)
+}
+
+/// Whether it lies where the kernel keeps memfds, whatever it is called: in
+/// mounts of its own, one for each size of pages.
+fn is_memfd(object: Object) -> io::Result<bool> {
+    static DEVICES: OnceLock<Vec<u64>> = OnceLock::new();
+    let devices = match DEVICES.get() {
+        Some(devices) => devices,
+        None => {
+            let mut devices = vec![device_of_memfds(0)?];
+            for size in PageSize::huge().unwrap_or_default() {
+                let size = size.log2() << libc::MFD_HUGE_SHIFT;
+                // Not all that the processor has, the kernel gives out.
+                devices.extend(device_of_memfds(libc::MFD_HUGETLB | size).ok());
+            }
+            DEVICES.get_or_init(|| devices)
+        }
+    };
+    Ok(match object {
+        Object::File { device, .. } => devices.contains(&device),
+        Object::SystemV(_) => false,
+    })
+}
+
+fn device_of_memfds(flags: libc::c_uint) -> io::Result<u64> {
+    let flags = flags | libc::MFD_CLOEXEC;
+    let create = |flags| shm_memfd::raw::memfd_create(c"shm", flags);
+    // Before Linux 6.3 there is no such flag.
+    let memfd = create(flags | libc::MFD_NOEXEC_SEAL)
+        .or_else(|_| create(flags))
+        .map_err(|os| io::Error::from_raw_os_error(os.errno()))?;
+    Ok(fs::File::from(memfd).metadata()?.dev())
 }
 
 /// What a descriptor leads to, if that is of the mechanism.
@@ -124,7 +164,6 @@ pub(super) fn object(
         )
         .into());
     }
-    let metadata = fs::metadata(&path);
-    let metadata = metadata.map_err(|e| target.cannot("find", e))?;
-    Ok(Object::of(&metadata))
+    let known = known(&path).map_err(|e| target.cannot("find", e))?;
+    Ok(Object::of_statx(&known))
 }

@@ -12,9 +12,12 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::sys::stat::makedev;
 use procfs::process::{Process, StatFlags};
+use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, statx};
 
+use super::segment::Facts;
 use crate::mechanism::Mechanism;
 use crate::output::printable;
 use crate::target::Descriptor;
@@ -34,6 +37,21 @@ impl Object {
     pub(crate) fn of(metadata: &Metadata) -> Self {
         Self::File { device: metadata.dev(), inode: metadata.ino() }
     }
+
+    pub(super) fn of_statx(statx: &Statx) -> Self {
+        let (major, minor) = (statx.stx_dev_major, statx.stx_dev_minor);
+        let device = makedev(major.into(), minor.into());
+        Self::File { device, inode: statx.stx_ino }
+    }
+}
+
+/// What the kernel knows of a file by itself. Whatever serves the file is not
+/// asked: any user may mount file systems of their own (FUSE), and one that
+/// does not answer would keep this process for ever, beyond the reach of
+/// `SIGKILL`.
+pub(super) fn known(path: &Path) -> io::Result<Statx> {
+    let flags = AtFlags::STATX_DONT_SYNC;
+    Ok(statx(CWD, path, flags, StatxFlags::BASIC_STATS)?)
 }
 
 /// A process that has a segment.
@@ -56,7 +74,7 @@ pub(crate) struct Held {
     /// One of the descriptors.
     pub(crate) descriptor: Option<Descriptor>,
     /// What one of the descriptors or maps told of it, where it may be asked.
-    pub(crate) metadata: Option<Metadata>,
+    pub(crate) facts: Option<Facts>,
     /// How long it is at least, by what is mapped of it.
     pub(crate) mapped_len: u64,
 }
@@ -132,9 +150,20 @@ fn namespace(process: &Path) -> Option<PathBuf> {
     fs::read_link(process.join("ns/ipc")).ok()
 }
 
+/// Whether there may have been more to see: not if it has only ended.
+fn is_missed<T>(seen: io::Result<T>) -> bool {
+    let gone = Errno::ESRCH as i32;
+    seen.is_err_and(|error| {
+        error.kind() != io::ErrorKind::NotFound
+            && error.raw_os_error() != Some(gone)
+    })
+}
+
 /// To one process.
 struct Visit<'a> {
     pid: i32,
+    /// Its thread through which it is seen, mostly the first.
+    through: i32,
     directory: PathBuf,
     wanted: &'a Wanted,
     /// This process's IPC namespace: identifiers mean nothing in another.
@@ -144,42 +173,64 @@ struct Visit<'a> {
 impl<'a> Visit<'a> {
     fn new(pid: i32, wanted: &'a Wanted, ipc: Option<&'a Path>) -> Self {
         let directory = PathBuf::from(format!("/proc/{pid}"));
-        Self { pid, directory, wanted, ipc }
+        Self { pid, through: pid, directory, wanted, ipc }
     }
 
     fn pay(&self, look: &mut Look) {
         let descriptors = self.descriptors(look);
         // Also where that failed: the process may just have ended.
         let maps = self.maps(look);
-        let denied = [descriptors, maps].into_iter().any(|seen| {
-            seen.is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
-        });
-        if denied && self.may_have_something() {
+        // Of what has no memory, the first thread may have ended and others
+        // may go on.
+        if matches!(maps, Ok(false))
+            && let Some(thread) = self.other_thread()
+        {
+            return thread.pay(look);
+        }
+        let missed = is_missed(descriptors) || is_missed(maps);
+        if missed && self.may_have_something() {
             look.unseen += 1;
         }
+    }
+
+    /// Through which its descriptors and maps show, too. Never another one of
+    /// that.
+    fn other_thread(&self) -> Option<Self> {
+        let threads = fs::read_dir(self.directory.join("task")).ok()?;
+        let mut threads = threads.filter_map(|thread| {
+            thread.ok()?.file_name().to_str()?.parse::<i32>().ok()
+        });
+        let through = threads.find(|thread| *thread != self.pid)?;
+        let directory = self.directory.join(format!("task/{through}"));
+        let Self { pid, wanted, ipc, .. } = *self;
+        Some(Self { pid, through, directory, wanted, ipc })
     }
 
     /// Threads of the kernel and what is dead already do not count.
     fn may_have_something(&self) -> bool {
         let stat = Process::new(self.pid).and_then(|process| process.stat());
-        stat.is_ok_and(|stat| {
-            let flags = StatFlags::from_bits_truncate(stat.flags);
-            !flags.contains(StatFlags::PF_KTHREAD) && stat.state != 'Z'
-        })
+        match stat {
+            Ok(stat) => {
+                let flags = StatFlags::from_bits_truncate(stat.flags);
+                !flags.contains(StatFlags::PF_KTHREAD)
+                    && (stat.state != 'Z' || stat.num_threads > 1)
+            }
+            Err(procfs::ProcError::NotFound(_)) => false,
+            Err(_) => true,
+        }
     }
 
     fn descriptors(&self, look: &mut Look) -> io::Result<()> {
         for entry in fs::read_dir(self.directory.join("fd"))? {
             let entry = entry?;
             let path = entry.path();
-            // Each may be closed meanwhile, and what is behind it may be a
-            // server that does not answer: so only what shows by its name to
-            // be of interest is asked anything.
+            // Each may be closed meanwhile; only what shows by its name to be
+            // of interest is asked anything.
             let Ok(target) = fs::read_link(&path) else { continue };
             let target = target.into_os_string();
             let Some(mechanism) = self.mechanism(&target) else { continue };
-            let Ok(metadata) = fs::metadata(&path) else { continue };
-            let object = Object::of(&metadata);
+            let Ok(known) = known(&path) else { continue };
+            let object = Object::of_statx(&known);
             if !self.is_wanted(&target, object) {
                 continue;
             }
@@ -189,14 +240,15 @@ impl<'a> Visit<'a> {
             let held = held.or_insert_with(|| Held::new(mechanism, target));
             let user = held.user(self.pid);
             user.descriptors += 1;
-            let descriptor = fd.map(|fd| Descriptor { pid: self.pid, fd });
+            let descriptor = fd.map(|fd| Descriptor { pid: self.through, fd });
             held.descriptor = held.descriptor.or(descriptor);
-            held.metadata.get_or_insert(metadata);
+            held.facts.get_or_insert_with(|| Facts::of_statx(&known));
         }
         Ok(())
     }
 
-    fn maps(&self, look: &mut Look) -> io::Result<()> {
+    /// Says whether there are any.
+    fn maps(&self, look: &mut Look) -> io::Result<bool> {
         let table = fs::read(self.directory.join("maps"))?;
         let mut same_ipc = None;
         for line in table.split(|byte| *byte == b'\n') {
@@ -231,15 +283,16 @@ impl<'a> Visit<'a> {
                 held.or_insert_with(|| Held::new(mechanism, target.to_owned()));
             held.user(self.pid).mapped = true;
             held.mapped_len = held.mapped_len.max(map.end);
-            if held.metadata.is_none() && mechanism != Mechanism::Sysv {
+            if held.facts.is_none() && mechanism != Mechanism::Sysv {
                 // For root only.
                 let file = self.directory.join("map_files").join(map.range());
-                let metadata = fs::metadata(file).ok();
                 // It may be another's place by now.
-                held.metadata = metadata.filter(|m| Object::of(m) == object);
+                let known = known(&file).ok();
+                let known = known.filter(|k| Object::of_statx(k) == object);
+                held.facts = known.as_ref().map(Facts::of_statx);
             }
         }
-        Ok(())
+        Ok(!table.is_empty())
     }
 
     /// Of what has this path, which is all that a person would see, too.
@@ -280,9 +333,17 @@ impl Held {
             path,
             users: vec![],
             descriptor: None,
-            metadata: None,
+            facts: None,
             mapped_len: 0,
         }
+    }
+
+    /// At least how long it is.
+    pub(super) fn known_facts(&self) -> Facts {
+        self.facts.clone().unwrap_or_else(|| Facts {
+            len: Some(self.mapped_len),
+            ..Facts::default()
+        })
     }
 
     /// The processes come one after the other.

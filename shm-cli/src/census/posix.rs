@@ -161,7 +161,7 @@ fn nameless(entries: &[Entry], look: &Look) -> Vec<Segment> {
     for (object, held) in &look.held {
         let is_posix = held.mechanism == Mechanism::Posix;
         let Some((name, deleted)) = posix_name(&held.path) else { continue };
-        let len = held.metadata.as_ref().map(Metadata::len);
+        let len = held.facts.as_ref().and_then(|facts| facts.len);
         if !is_posix || named.contains(object) || is_semaphore(name, len) {
             continue;
         }
@@ -169,16 +169,12 @@ fn nameless(entries: &[Entry], look: &Look) -> Vec<Segment> {
             true => "its name is removed, it goes with them",
             false => "it lies in another /dev/shm",
         };
-        let facts = held.metadata.as_ref().map(Facts::of_file);
         segments.push(Segment {
             mechanism: Mechanism::Posix,
             object: *object,
             target: None,
             name: printable(name),
-            facts: facts.unwrap_or(Facts {
-                len: Some(held.mapped_len),
-                ..Facts::default()
-            }),
+            facts: held.known_facts(),
             users: held.users.clone(),
             verdict: Verdict::InUse,
             evidence: format!("{}; {how}", open_or_mapped_by(&held.users)),

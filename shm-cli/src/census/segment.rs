@@ -5,6 +5,7 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime};
 
+use rustix::fs::Statx;
 use serde::Serialize;
 
 use super::look::{Object, User};
@@ -65,10 +66,6 @@ pub(crate) struct Facts {
 impl Facts {
     pub(crate) fn of_file(metadata: &Metadata) -> Self {
         let seconds = [metadata.atime(), metadata.mtime(), metadata.ctime()];
-        let changed = seconds.into_iter().max().and_then(|seconds| {
-            let seconds = Duration::from_secs(u64::try_from(seconds).ok()?);
-            SystemTime::UNIX_EPOCH.checked_add(seconds)
-        });
         Self {
             len: Some(metadata.len()),
             // In units of 512 bytes, whatever st_blksize says.
@@ -76,9 +73,28 @@ impl Facts {
             uid: Some(metadata.uid()),
             mode: Some(metadata.mode() & 0o777),
             seals: None,
-            changed,
+            changed: last(seconds),
         }
     }
+
+    pub(super) fn of_statx(statx: &Statx) -> Self {
+        let times = [statx.stx_atime, statx.stx_mtime, statx.stx_ctime];
+        Self {
+            len: Some(statx.stx_size),
+            resident: statx.stx_blocks.checked_mul(512),
+            uid: Some(statx.stx_uid),
+            mode: Some(u32::from(statx.stx_mode) & 0o777),
+            seals: None,
+            changed: last(times.map(|time| time.tv_sec)),
+        }
+    }
+}
+
+/// Of these seconds since 1970.
+fn last(seconds: [i64; 3]) -> Option<SystemTime> {
+    let seconds = seconds.into_iter().max()?;
+    let seconds = Duration::from_secs(u64::try_from(seconds).ok()?);
+    SystemTime::UNIX_EPOCH.checked_add(seconds)
 }
 
 impl Segment {

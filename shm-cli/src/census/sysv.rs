@@ -85,29 +85,43 @@ fn judge(stat: &Stat, users: &[User]) -> (Verdict, String) {
         };
         return (Verdict::InUse, format!("{times}, {shown}{removed}"));
     }
-    if stat.locked {
-        let evidence = "not attached, but locked in memory on purpose";
-        return (Verdict::Idle, evidence.to_owned());
+    let parties = (stat.creator_pid, stat.last_pid);
+    match waits_for(stat.locked, parties, stat.attached.is_some()) {
+        Some(evidence) => (Verdict::Idle, evidence),
+        None => (
+            Verdict::Stale,
+            format!("not attached, and its creator {} is gone", parties.0),
+        ),
     }
-    let (creator, last) =
-        (Party::of(stat.creator_pid), Party::of(stat.last_pid));
-    match (&creator, &last) {
+}
+
+/// Why a segment that nobody has attached is not stale, if it is not.
+fn waits_for(
+    locked: bool,
+    (creator, last): (i32, i32),
+    attached: bool,
+) -> Option<String> {
+    if locked {
+        return Some(
+            "not attached, but locked in memory on purpose".to_owned(),
+        );
+    }
+    let outside = "lives, or lived, outside this container";
+    match (Party::of(creator), Party::of(last)) {
         (Party::Runs(who), _) => {
-            (Verdict::Idle, format!("not attached, but its creator {who} runs"))
+            Some(format!("not attached, but its creator {who} runs"))
         }
         (Party::Unknown, _) => {
-            let evidence = "not attached; its creator lives, or lived, outside \
-                            this container";
-            (Verdict::Idle, evidence.to_owned())
+            Some(format!("not attached; its creator {outside}"))
         }
-        (Party::Gone(_), Party::Runs(who)) => (
-            Verdict::Idle,
-            format!("not attached, but {who} runs, which had it last"),
-        ),
-        (Party::Gone(pid), _) => (
-            Verdict::Stale,
-            format!("not attached, and its creator {pid} is gone"),
-        ),
+        (Party::Gone, Party::Runs(who)) => {
+            Some(format!("not attached, but {who} runs, which had it last"))
+        }
+        // Or else nobody ever had it attached.
+        (Party::Gone, Party::Unknown) if attached => {
+            Some(format!("not attached; who had it last {outside}"))
+        }
+        (Party::Gone, _) => None,
     }
 }
 
@@ -115,7 +129,7 @@ fn judge(stat: &Stat, users: &[User]) -> (Verdict, String) {
 enum Party {
     /// None, or none that has a number here.
     Unknown,
-    Gone(i32),
+    Gone,
     /// Its number, and what it calls itself. It may be another that got the
     /// number since: then the segment is left alone in vain.
     Runs(String),
@@ -125,7 +139,7 @@ impl Party {
     fn of(pid: i32) -> Self {
         match pid {
             ..=0 => Self::Unknown,
-            _ if !runs(pid) => Self::Gone(pid),
+            _ if !runs(pid) => Self::Gone,
             _ => Self::Runs(match command(pid) {
                 Some(command) => format!("{pid} ({command})"),
                 None => pid.to_string(),
@@ -164,13 +178,13 @@ pub(super) fn id_of(key: Key) -> Result<i32, Failure> {
         .map_err(|os| target.cannot("find", Error::from(os)))
 }
 
-/// Removes the segment, and, `only_if_unused`, if still nobody has it attached;
-/// says whether it did.
+/// Removes the segment, and, `only_if_unused`, if it is still stale; says whether
+/// it did.
 ///
 /// The kernel has no call that compares and removes: who attaches it in between
 /// keeps what is attached, and only others cannot find it any more.
 pub(crate) fn remove(id: i32, only_if_unused: bool) -> Result<bool, Failure> {
-    if only_if_unused && attachments(id)? != Some(0) {
+    if only_if_unused && !is_stale(id)? {
         return Ok(false);
     }
     match Id::new(id)?.remove() {
@@ -186,21 +200,57 @@ pub(crate) fn remove(id: i32, only_if_unused: bool) -> Result<bool, Failure> {
     }
 }
 
-/// None: it is gone.
-fn attachments(id: i32) -> Result<Option<u64>, Failure> {
-    #[expect(
-        clippy::useless_conversion,
-        reason = "the type differs between architectures"
-    )]
+/// Also whether nobody has attached and detached it again since it was looked
+/// at. What is gone is not stale.
+fn is_stale(id: i32) -> Result<bool, Failure> {
     match raw::shmctl_ipc_stat(id) {
-        Ok(stat) => return Ok(Some(stat.shm_nattch.into())),
+        Ok(stat) => {
+            let mode = u32::from(stat.shm_perm.mode);
+            let locked = mode & raw::SHM_LOCKED != 0;
+            let parties = (stat.shm_cpid, stat.shm_lpid);
+            let waits = waits_for(locked, parties, stat.shm_atime != 0);
+            return Ok(stat.shm_nattch == 0 && waits.is_none());
+        }
         Err(os) if matches!(Error::from(os.clone()), Error::Removed(_)) => {
-            return Ok(None);
+            return Ok(false);
         }
         // Its owner may have forbidden to read it; the table is for everyone.
         Err(_) => {}
     }
     let stats = shm_sysv::list()?;
     let found = stats.iter().find(|stat| stat.id.as_raw() == id);
-    Ok(found.map(|stat| stat.attachments))
+    Ok(found.is_some_and(|stat| judge(stat, &[]).0 == Verdict::Stale))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    use integration_tests::leaks::unique_key;
+    use integration_tests::peer::Peer;
+    use shm_sysv::{Segment, Size};
+
+    #[test]
+    fn what_was_used_since_it_was_looked_at_is_left() {
+        let key = Key::new(unique_key());
+        let creator = Peer::fork(|_| {
+            let mut segment = Segment::create(key, Size::KIB)?;
+            segment.keep();
+            Ok::<_, Error>(segment.id().as_raw().to_ne_bytes())
+        });
+        let id = creator.unwrap().join(Duration::from_secs(50)).unwrap();
+        let id = i32::from_ne_bytes(id.try_into().unwrap());
+        let verdict = || {
+            let stats = shm_sysv::list().unwrap();
+            let stat = stats.iter().find(|stat| stat.id.as_raw() == id);
+            judge(stat.unwrap(), &[]).0
+        };
+        let before = verdict();
+        // As a newcomer does, that looks into it and will come again.
+        drop(Segment::open(key).unwrap());
+        let removed = remove(id, true).unwrap();
+        let after = remove(id, false).unwrap();
+        assert_eq!((before, removed, after), (Verdict::Stale, false, true));
+    }
 }

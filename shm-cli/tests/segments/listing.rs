@@ -2,15 +2,20 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use integration_tests::alone::{alone, alone_as_root};
 use integration_tests::leaks::unique_name;
 use integration_tests::surroundings::small_dev_shm;
 use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MntFlags, umount2};
 use shm_memfd::{Label, Seals};
 use shm_posix::{Name, Size};
 
@@ -94,6 +99,46 @@ fn a_segment_of_this_workspace_is_in_use_while_its_handle_lives() {
         name.unlink().unwrap();
         assert_eq!(left, "stale");
     });
+}
+
+#[test]
+fn what_a_thread_has_shows_after_the_first_thread_has_ended() {
+    for planter in Planter::all() {
+        let Planter::C(_) = planter else { continue };
+        let label = unique_name("thread");
+        let plant = planter.plant("thread", &label);
+        // It is ready a moment before that.
+        let begun = Instant::now();
+        let stat = format!("/proc/{}/stat", plant.pid());
+        while !fs::read_to_string(&stat).unwrap().contains(") Z ") {
+            assert!(begun.elapsed().as_secs() < 10, "it does not end");
+            thread::sleep(Duration::from_millis(1));
+        }
+        let rows = ls(["--mechanism=memfd"]);
+        let row = row(&rows, "name", &label).unwrap();
+        let user = &row["users"][0];
+        assert_eq!(user["pid"], plant.pid());
+        assert_eq!(
+            (&user["descriptors"], &user["mapped"]),
+            (&1.into(), &true.into())
+        );
+        // Its descriptor is found through the thread.
+        let target = row["target"].as_str().unwrap();
+        let told = json(&mut shm(["stat", "--json", target]));
+        assert_eq!(told["name"], label.as_str());
+    }
+}
+
+/// Too few descriptors to look with must not look like nobody there.
+#[test]
+fn what_could_not_be_seen_for_want_of_descriptors_is_told() {
+    let shell = "ulimit -n 4 && exec \"$0\" ls --json --mechanism=memfd";
+    let report =
+        json(Command::new("sh").args(["-c", shell, env!("CARGO_BIN_EXE_shm")]));
+    let shortfall = report["shortfall"].as_str().unwrap();
+    let (count, rest) = shortfall.split_once(' ').unwrap();
+    assert!(rest.contains("could not be looked into"), "{shortfall}");
+    assert!(count.parse::<u32>().unwrap() > 1, "{shortfall}");
 }
 
 /// One row for an object, however many descriptors lead to it.
@@ -238,6 +283,102 @@ fn what_cannot_be_told_is_idle_and_not_stale() {
     });
 }
 
+/// A user's own file system that does not answer any more, and a file in it that
+/// seems to be a segment: of the name of one, and of a memfd's path. Only the
+/// end of its server would end who asks it.
+#[test]
+fn a_file_system_that_does_not_answer_keeps_nobody_waiting() {
+    alone_as_root(|| {
+        small_dev_shm(1 << 20).unwrap();
+        let directory = Directory::new();
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let started = Command::new("python3")
+            .arg(here.join("tests/segments/hang.py"))
+            .arg(&directory.0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn();
+        let Ok(mut server) = started else {
+            eprintln!("left out: needs python3");
+            return;
+        };
+        let mut requests = server.stdin.take().unwrap();
+        let mut said = BufReader::new(server.stdout.take().unwrap()).lines();
+        let Some(Ok(_)) = said.next() else {
+            eprintln!("left out: needs /dev/fuse");
+            return;
+        };
+        // From the first one that is closed, the kernel learns that the server
+        // need not be told; else the start of a program would wait for it.
+        drop(File::open(directory.0.join("closed")).unwrap());
+        fs::write("/dev/shm/ring", b"x").unwrap();
+        let same_name = File::open(directory.0.join("ring")).unwrap();
+        let label = unique_name("spoof");
+        // Whose path begins where its mount does, as that lies nowhere.
+        let memfd = File::open(directory.0.join(format!("memfd:{label}")));
+        let memfd = memfd.unwrap();
+        umount2(&directory.0, MntFlags::MNT_DETACH).unwrap();
+        let number = std::os::fd::AsRawFd::as_raw_fd(&memfd);
+        let path = fs::read_link(format!("/proc/self/fd/{number}")).unwrap();
+        assert!(path.starts_with(format!("/memfd:{label}")), "{path:?}");
+        requests.write_all(b"hang").unwrap();
+        assert_eq!(said.next().unwrap().unwrap(), "hangs");
+        let begun = Instant::now();
+        let mut look = shm(["ls", "--json"]).stdout(Stdio::piped()).spawn();
+        let look = look.as_mut().unwrap();
+        while look.try_wait().unwrap().is_none()
+            && begun.elapsed() < Duration::from_secs(20)
+        {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let ended = look.try_wait().unwrap();
+        // Whoever waits for it now gets an error.
+        drop(requests);
+        server.kill().unwrap();
+        server.wait().unwrap();
+        look.wait().unwrap();
+        assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
+        drop((same_name, memfd));
+    });
+}
+
+/// `open` waits for the lease's end, for 45 seconds.
+#[test]
+fn a_memfd_on_which_somebody_has_a_lease_keeps_nobody_waiting() {
+    const PROGRAM: &str = "
+import fcntl, os, sys
+made = os.memfd_create(sys.argv[1])
+kept = os.open(f'/proc/self/fd/{made}', os.O_RDONLY)
+os.close(made)
+fcntl.fcntl(kept, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+fcntl.fcntl(kept, fcntl.F_SETSIG, 28)  # SIGWINCH, which does nothing
+print('ready', flush=True)
+sys.stdin.read()
+";
+    let label = unique_name("leased");
+    let started = Command::new("python3")
+        .args(["-c", PROGRAM, &label])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let Ok(mut python) = started else {
+        eprintln!("left out: needs python3");
+        return;
+    };
+    let mut said = String::new();
+    let stdout_of = python.stdout.take().unwrap();
+    BufReader::new(stdout_of).read_line(&mut said).unwrap();
+    let mut command = Command::new("timeout");
+    command.args(["20", env!("CARGO_BIN_EXE_shm"), "ls", "--json"]);
+    let output = command.arg("--mechanism=memfd").output().unwrap();
+    drop(python.stdin.take());
+    python.wait().unwrap();
+    assert_eq!(said, "ready\n");
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8(output.stdout).unwrap().contains(&label));
+}
+
 #[test]
 fn ten_thousand_segments_are_listed() {
     alone_as_root(|| {
@@ -253,7 +394,6 @@ fn ten_thousand_segments_are_listed() {
 
 #[test]
 fn a_machine_without_dev_shm_still_lists_the_rest() {
-    use nix::mount::{MntFlags, umount2};
     alone_as_root(|| {
         small_dev_shm(1 << 20).unwrap();
         let label = unique_name("rest");

@@ -1,10 +1,13 @@
 /* A program that knows nothing of this workspace: makes a segment, has it, and
  * waits until it is killed or its standard input ends.
  *
- *     plant posix /NAME | sysv KEY | memfd LABEL
+ *     plant posix /NAME | sysv KEY | memfd LABEL | thread LABEL
+ *
+ * thread: a memfd that a thread has, after the first one has ended.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +26,14 @@ static void *map(int fd)
     return bytes;
 }
 
+static void *wait_in_thread(void *bytes)
+{
+    (void)bytes;
+    puts("ready");
+    fflush(stdout);
+    exit(getchar() != EOF);
+}
+
 int main(int argc, char **argv)
 {
     void *bytes = MAP_FAILED;
@@ -36,6 +47,12 @@ int main(int argc, char **argv)
         bytes = shmat(id, NULL, 0);
     } else if (strcmp(argv[1], "memfd") == 0) {
         bytes = map(memfd_create(argv[2], MFD_CLOEXEC));
+    } else if (strcmp(argv[1], "thread") == 0) {
+        pthread_t thread;
+        bytes = map(dup(memfd_create(argv[2], MFD_CLOEXEC)));
+        if (pthread_create(&thread, NULL, wait_in_thread, bytes) != 0)
+            return 1;
+        pthread_exit(NULL);
     }
     if (bytes == MAP_FAILED) {
         perror("plant");

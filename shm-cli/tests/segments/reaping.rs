@@ -2,15 +2,18 @@
 //! run: so each test has a `/dev/shm` and a System V table of its own.
 
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use integration_tests::alone::alone_as_root;
 use integration_tests::leaks::unique_name;
-use integration_tests::surroundings::{small_dev_shm, system_v_limit};
+use integration_tests::surroundings::{
+    new_pid_namespace, small_dev_shm, system_v_limit,
+};
 
 use crate::support::*;
 
@@ -163,6 +166,37 @@ fn a_locked_segment_and_one_whose_creator_lives_are_left() {
             assert!(evidence.contains("its creator"), "{evidence}");
             stdout(&mut shm(["reap"]));
             assert_eq!(left(), ["sysv:0x7"]);
+        });
+    });
+}
+
+/// In a container, its creator, who is gone, has a number; who had it attached
+/// last lives outside, and may come back.
+#[test]
+fn a_segment_that_somebody_outside_the_container_had_last_is_left() {
+    alone_as_root(|| {
+        in_a_world_of_its_own(|| {
+            new_pid_namespace().unwrap();
+            let inside = "ipcmk -M 4096 >&2 && echo made && read -r _ && \
+                          mount -t proc proc /proc && \
+                          exec \"$0\" reap --mechanism=sysv";
+            let mut container = Command::new("sh")
+                .args(["-c", inside, env!("CARGO_BIN_EXE_shm")])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let output = container.stdout.take().unwrap();
+            let mut said = BufReader::new(output).lines();
+            assert_eq!(said.next().unwrap().unwrap(), "made");
+            let id = shm_sysv::list().unwrap()[0].id;
+            drop(shm_sysv::Segment::open_id(id).unwrap());
+            container.stdin.take().unwrap().write_all(b"\n").unwrap();
+            let said: Vec<_> = said.map(Result::unwrap).collect();
+            assert!(container.wait().unwrap().success());
+            assert_eq!(said, ["nothing to remove", "left alone: 1 idle"]);
+            assert_eq!(left().len(), 1);
         });
     });
 }

@@ -179,7 +179,7 @@ fn compiled() -> Option<&'static PathBuf> {
             let ours = directory.join(unique_name("plant"));
             let made = Command::new("cc")
                 .arg(here.join("tests/segments/plant.c"))
-                .arg("-o")
+                .args(["-pthread", "-o"])
                 .arg(&ours)
                 .output()
                 .ok()?;

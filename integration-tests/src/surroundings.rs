@@ -19,7 +19,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 /// # Errors
 ///
 /// `to` is above the hard limit.
-pub fn limit(resource: Resource, to: u64) -> io::Result<()> {
+pub fn limit(resource: Resource, to: libc::rlim_t) -> io::Result<()> {
     let (_, hard) = getrlimit(resource)?;
     Ok(setrlimit(resource, to, hard)?)
 }
@@ -79,7 +79,7 @@ pub fn system_v_limit(name: &str, to: u64) -> io::Result<()> {
 /// # Errors
 ///
 /// The kernel takes no such handler or timer.
-pub fn storm_of_signals(micros: i64) -> io::Result<()> {
+pub fn storm_of_signals(micros: i32) -> io::Result<()> {
     extern "C" fn nothing(_: libc::c_int) {}
     // SAFETY: all zeros is a value of this struct of integers and pointers.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
@@ -90,7 +90,7 @@ pub fn storm_of_signals(micros: i64) -> io::Result<()> {
         libc::sigaction(libc::SIGALRM, &raw const action, ptr::null_mut())
     };
     succeeded(set)?;
-    let every = libc::timeval { tv_sec: 0, tv_usec: micros };
+    let every = libc::timeval { tv_sec: 0, tv_usec: micros.into() };
     let timer = libc::itimerval { it_interval: every, it_value: every };
     // SAFETY: `timer` lives through the call.
     succeeded(unsafe {

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{FsType, fstatfs};
-use nix::unistd::{Whence, lseek};
+use nix::unistd::{Whence, lseek64};
 use shm_common::{
     Access, Error, Object, OsError, PageSize, ReadOnly, ReadWrite, Result,
     Size, SizeFault,
@@ -323,7 +323,7 @@ fn check_access<A: Access>(fd: BorrowedFd<'_>) -> Result<()> {
 
 /// The length, which a dma-buf tells by lseek alone on every kernel.
 fn len_of(fd: BorrowedFd<'_>) -> Result<u64> {
-    let len = lseek(fd, 0, Whence::SeekEnd)
+    let len = lseek64(fd, 0, Whence::SeekEnd)
         .map_err(|errno| os_error("lseek", errno, descriptor(fd)))?;
     Ok(len.cast_unsigned())
 }

@@ -84,6 +84,7 @@ impl<'a> Barrier<'a> {
     ///   (`EINVAL`).
     /// - [`Error::OutOfBounds`]: `bytes` ends before it would.
     /// - [`Error::Misaligned`]: its address is no multiple of 64.
+    /// - [`Error::Unsupported`]: nobody can sleep in that memory (`EFAULT`).
     pub fn create(
         bytes: SharedBytes<'a, ReadWrite>,
         offset: usize,
@@ -96,7 +97,7 @@ impl<'a> Barrier<'a> {
                     .hint("a barrier is for 1 to 16383 participants"),
             ));
         }
-        let place = header::place(bytes, offset, Self::SIZE)?;
+        let place = header::place_to_wait(bytes, offset, Self::SIZE)?;
         header::begin(place)?;
         let word = place.atomic_u32(header::LEN)?;
         word.store(0, Ordering::Relaxed);
@@ -110,7 +111,8 @@ impl<'a> Barrier<'a> {
     ///
     /// - [`Error::NotReady`]: nothing was created there yet.
     /// - [`Error::Incompatible`]: something else is there, or another version.
-    /// - [`Error::OutOfBounds`], [`Error::Misaligned`].
+    /// - [`Error::OutOfBounds`], [`Error::Misaligned`],
+    ///   [`Error::Unsupported`].
     pub fn open(
         bytes: SharedBytes<'a, ReadWrite>,
         offset: usize,
@@ -126,7 +128,7 @@ impl<'a> Barrier<'a> {
                 participants,
             ));
         }
-        let place = header::place(bytes, offset, Self::SIZE)?;
+        let place = header::place_to_wait(bytes, offset, Self::SIZE)?;
         let word = place.atomic_u32(header::LEN)?;
         Ok(Self { word, participants, offset })
     }

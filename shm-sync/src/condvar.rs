@@ -76,11 +76,12 @@ impl<'a> Condvar<'a> {
     ///
     /// - [`Error::OutOfBounds`](crate::Error::OutOfBounds): `bytes` ends before it would.
     /// - [`Error::Misaligned`](crate::Error::Misaligned): its address is no multiple of 64.
+    /// - [`Error::Unsupported`](crate::Error::Unsupported): nobody can sleep in that memory (`EFAULT`).
     pub fn create(
         bytes: SharedBytes<'a, ReadWrite>,
         offset: usize,
     ) -> Result<Self> {
-        let place = header::place(bytes, offset, Self::SIZE)?;
+        let place = header::place_to_wait(bytes, offset, Self::SIZE)?;
         header::begin(place)?;
         let word = place.atomic_u32(header::LEN)?;
         word.store(0, Ordering::Relaxed);
@@ -94,13 +95,14 @@ impl<'a> Condvar<'a> {
     ///
     /// - [`Error::NotReady`](crate::Error::NotReady): nothing was created there yet.
     /// - [`Error::Incompatible`](crate::Error::Incompatible): something else is there, or another version.
-    /// - [`Error::OutOfBounds`](crate::Error::OutOfBounds), [`Error::Misaligned`](crate::Error::Misaligned).
+    /// - [`Error::OutOfBounds`](crate::Error::OutOfBounds), [`Error::Misaligned`](crate::Error::Misaligned),
+    ///   [`Error::Unsupported`](crate::Error::Unsupported).
     pub fn open(
         bytes: SharedBytes<'a, ReadWrite>,
         offset: usize,
     ) -> Result<Self> {
         header::check(bytes, offset, Kind::Condvar)?;
-        let place = header::place(bytes, offset, Self::SIZE)?;
+        let place = header::place_to_wait(bytes, offset, Self::SIZE)?;
         Ok(Self { word: place.atomic_u32(header::LEN)?, offset })
     }
 

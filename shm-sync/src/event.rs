@@ -86,12 +86,14 @@ impl<'a> Event<'a> {
     ///   it would.
     /// - [`Error::Misaligned`](crate::Error::Misaligned): its address is no
     ///   multiple of 64.
+    /// - [`Error::Unsupported`](crate::Error::Unsupported): nobody can sleep in
+    ///   that memory (`EFAULT`).
     pub fn create(
         bytes: SharedBytes<'a, ReadWrite>,
         offset: usize,
         reset: Reset,
     ) -> Result<Self> {
-        let place = header::place(bytes, offset, Self::SIZE)?;
+        let place = header::place_to_wait(bytes, offset, Self::SIZE)?;
         header::begin(place)?;
         let word = place.atomic_u32(header::LEN)?;
         word.store(event::CLEAR, Ordering::Relaxed);
@@ -108,14 +110,15 @@ impl<'a> Event<'a> {
     /// - [`Error::Incompatible`](crate::Error::Incompatible): something else is
     ///   there, or another version.
     /// - [`Error::OutOfBounds`](crate::Error::OutOfBounds),
-    ///   [`Error::Misaligned`](crate::Error::Misaligned).
+    ///   [`Error::Misaligned`](crate::Error::Misaligned),
+    ///   [`Error::Unsupported`](crate::Error::Unsupported).
     pub fn open(
         bytes: SharedBytes<'a, ReadWrite>,
         offset: usize,
     ) -> Result<Self> {
         let number = header::check(bytes, offset, Kind::Event)?;
         let reset = Reset::from_number(number, offset)?;
-        let place = header::place(bytes, offset, Self::SIZE)?;
+        let place = header::place_to_wait(bytes, offset, Self::SIZE)?;
         Ok(Self { word: place.atomic_u32(header::LEN)?, reset, offset })
     }
 

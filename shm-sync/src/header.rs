@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use shm_common::{Access, Error, Object, ReadWrite, Result, SharedBytes};
 
-use crate::raw;
+use crate::{futex, raw};
 
 /// Every object begins on a cache line, so that no two share one.
 pub(crate) const ALIGN: usize = 64;
@@ -89,6 +89,31 @@ pub(crate) fn place<A: Access>(
         return Err(Error::Misaligned { offset, align: ALIGN });
     }
     Ok(place)
+}
+
+/// As [`place`], for an object that is waited for: refuses memory in which the
+/// kernel finds no sleepers. There a lock that is free would be had, and one
+/// that is not would end the process: glibc trusts a futex to work.
+pub(crate) fn place_to_wait(
+    bytes: SharedBytes<'_, ReadWrite>,
+    offset: usize,
+    len: usize,
+) -> Result<SharedBytes<'_, ReadWrite>> {
+    let place = place(bytes, offset, len)?;
+    let magic = place.atomic_u32(0)?;
+    // A page that is not to be had must be a SIGBUS, as at every touch, and not
+    // what the kernel says of it.
+    magic.load(Ordering::Relaxed);
+    // Nobody waits for the magic.
+    match futex::wake(magic) {
+        Err(os) if os.errno() == libc::EFAULT => Err(Error::Unsupported {
+            what: "nobody can wait in this memory: it is a driver's, as that \
+                   of a dma-buf, and the kernel has no futexes there",
+            os: Some(os.on(Object::At { what: "object", offset })),
+        }),
+        // Another refusal may be one of this call alone.
+        _ => Ok(place),
+    }
 }
 
 /// Takes back what says that an object is there, before it is made anew.

@@ -241,6 +241,7 @@ impl Layout {
     ///   made by another version, C library, pointer width or PID namespace.
     /// - [`Error::OutOfBounds`]: `bytes` is shorter than [`size`](Self::size).
     /// - [`Error::Misaligned`]: its address is no multiple of 64.
+    /// - [`Error::Unsupported`]: nobody can sleep in that memory (`EFAULT`).
     /// - [`Error::InvalidSize`], [`Error::LimitReached`]: an object is declared
     ///   that cannot be made.
     ///
@@ -304,7 +305,8 @@ impl Layout {
     ///
     /// - [`Error::TimedOut`]: nobody has at the deadline (`ETIMEDOUT`).
     /// - [`Error::Incompatible`], [`Error::OutOfBounds`],
-    ///   [`Error::Misaligned`], [`Error::InvalidSize`]: as for
+    ///   [`Error::Misaligned`], [`Error::Unsupported`],
+    ///   [`Error::InvalidSize`]: as for
     ///   [`open_or_create`](Self::open_or_create).
     ///
     /// # Safety

@@ -74,9 +74,11 @@
 //!
 //! Linux 5.5 or later, or an older one with its repair of robust mutexes; glibc
 //! 2.30 or later, or musl. The rounds of a [`Barrier`] are counted by 16 bits: a
-//! participant that is stopped for 65,536 of them takes another for its own. A
-//! process in another time namespace has another clock, and other deadlines. A
-//! lock does not tell a stopped process
+//! participant that is stopped for 65,536 of them takes another for its own. In
+//! memory of a driver, as that of a dma-buf, the kernel has no futexes: there
+//! nothing can be created or opened ([`Error::Unsupported`]), but for a
+//! [`SeqLockReader`], which never waits. A process in another time namespace has
+//! another clock, and other deadlines. A lock does not tell a stopped process
 //! from a slow one: give waits a deadline where that matters.
 //!
 //! # Example

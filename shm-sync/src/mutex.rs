@@ -144,6 +144,7 @@ impl<'a> Mutex<'a> {
     /// - [`Error::InvalidSize`]: as for [`size`](Self::size).
     /// - [`Error::OutOfBounds`]: `bytes` ends before the mutex would.
     /// - [`Error::Misaligned`]: its address is no multiple of 64.
+    /// - [`Error::Unsupported`]: nobody can sleep in that memory (`EFAULT`).
     /// - [`Error::Os`]: this system has no robust mutexes (`ENOTSUP`).
     ///
     /// # Safety
@@ -161,7 +162,7 @@ impl<'a> Mutex<'a> {
         offset: usize,
         len: usize,
     ) -> Result<Self> {
-        let place = header::place(bytes, offset, Self::size(len)?)?;
+        let place = header::place_to_wait(bytes, offset, Self::size(len)?)?;
         header::begin(place)?;
         let exact = place.subslice(0, robust::LEN + len)?;
         // SAFETY: 1. `place` checked it. 2. `create` is next; who writes them
@@ -182,7 +183,8 @@ impl<'a> Mutex<'a> {
     /// - [`Error::NotReady`]: nothing was created there yet.
     /// - [`Error::Incompatible`]: something else is there, or it was made by
     ///   another version, C library, pointer width or PID namespace.
-    /// - [`Error::OutOfBounds`], [`Error::Misaligned`].
+    /// - [`Error::OutOfBounds`], [`Error::Misaligned`],
+    ///   [`Error::Unsupported`].
     ///
     /// # Safety
     ///
@@ -194,7 +196,7 @@ impl<'a> Mutex<'a> {
     ) -> Result<Self> {
         let len = header::check_to_lock(bytes, offset, Kind::Mutex)?;
         let len = usize::try_from(len).unwrap_or(usize::MAX);
-        let place = header::place(bytes, offset, Self::size(len)?)?;
+        let place = header::place_to_wait(bytes, offset, Self::size(len)?)?;
         let exact = place.subslice(0, robust::LEN + len)?;
         // SAFETY: 1. `place` checked it. 2. made by `create`, of this C
         // library: `check_to_lock`; who writes them is our 1. 3. is our 3.

@@ -82,6 +82,8 @@ impl<'a> Ready<'a> {
     ///   it would.
     /// - [`Error::Misaligned`](crate::Error::Misaligned): its address is no
     ///   multiple of 64.
+    /// - [`Error::Unsupported`](crate::Error::Unsupported): nobody can sleep in
+    ///   that memory (`EFAULT`).
     /// - [`Error::Os`](crate::Error::Os): this system has no robust mutexes
     ///   (`ENOTSUP`).
     ///
@@ -97,7 +99,7 @@ impl<'a> Ready<'a> {
         bytes: SharedBytes<'a, ReadWrite>,
         offset: usize,
     ) -> Result<Self> {
-        let place = header::place(bytes, offset, Self::SIZE)?;
+        let place = header::place_to_wait(bytes, offset, Self::SIZE)?;
         // SAFETY: 1. `place` checked it. 2. from zeros, by `install`; who
         // writes them is our 1. 3. is our 3.
         let robust = unsafe { Robust::new(place)? };

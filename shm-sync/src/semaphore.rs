@@ -62,12 +62,13 @@ impl<'a> Semaphore<'a> {
     /// - [`Error::LimitReached`]: more than [`MAX`](Self::MAX) (`EOVERFLOW`).
     /// - [`Error::OutOfBounds`]: `bytes` ends before it would.
     /// - [`Error::Misaligned`]: its address is no multiple of 64.
+    /// - [`Error::Unsupported`]: nobody can sleep in that memory (`EFAULT`).
     pub fn create(
         bytes: SharedBytes<'a, ReadWrite>,
         offset: usize,
         permits: u32,
     ) -> Result<Self> {
-        let place = header::place(bytes, offset, Self::SIZE)?;
+        let place = header::place_to_wait(bytes, offset, Self::SIZE)?;
         let word = place.atomic_u32(header::LEN)?;
         let semaphore = Self { word, offset };
         if permits > semaphore::MAX {
@@ -88,13 +89,14 @@ impl<'a> Semaphore<'a> {
     ///
     /// - [`Error::NotReady`]: nothing was created there yet.
     /// - [`Error::Incompatible`]: something else is there, or another version.
-    /// - [`Error::OutOfBounds`], [`Error::Misaligned`].
+    /// - [`Error::OutOfBounds`], [`Error::Misaligned`],
+    ///   [`Error::Unsupported`].
     pub fn open(
         bytes: SharedBytes<'a, ReadWrite>,
         offset: usize,
     ) -> Result<Self> {
         header::check(bytes, offset, Kind::Semaphore)?;
-        let place = header::place(bytes, offset, Self::SIZE)?;
+        let place = header::place_to_wait(bytes, offset, Self::SIZE)?;
         Ok(Self { word: place.atomic_u32(header::LEN)?, offset })
     }
 

@@ -96,7 +96,7 @@ pub(crate) unsafe fn create(
     offset: usize,
     value: &[u8],
 ) -> Result<()> {
-    let place = header::place(bytes, offset, size(value.len()))?;
+    let place = header::place_to_wait(bytes, offset, size(value.len()))?;
     header::begin(place)?;
     // SAFETY: 1. `place` checked it. 2. `create` is next; who writes them is
     // our 1. 3. is our 3.
@@ -130,6 +130,7 @@ impl<'a, T: FromBytes + IntoBytes + Immutable> SeqLock<'a, T> {
     ///
     /// - [`Error::OutOfBounds`]: `bytes` ends before it would.
     /// - [`Error::Misaligned`]: its address is no multiple of 64.
+    /// - [`Error::Unsupported`]: nobody can sleep in that memory (`EFAULT`).
     /// - [`Error::InvalidSize`]: `T` has more than 2³² - 1 bytes.
     /// - [`Error::Os`]: this system has no robust mutexes (`ENOTSUP`).
     ///
@@ -160,7 +161,8 @@ impl<'a, T: FromBytes + IntoBytes + Immutable> SeqLock<'a, T> {
     /// - [`Error::Incompatible`]: something else is there, or it was made for
     ///   values of another length, or by another version, C library, pointer
     ///   width or PID namespace.
-    /// - [`Error::OutOfBounds`], [`Error::Misaligned`].
+    /// - [`Error::OutOfBounds`], [`Error::Misaligned`],
+    ///   [`Error::Unsupported`].
     ///
     /// # Safety
     ///
@@ -172,7 +174,7 @@ impl<'a, T: FromBytes + IntoBytes + Immutable> SeqLock<'a, T> {
     ) -> Result<Self> {
         let len = header::check_to_lock(bytes, offset, Kind::SeqLock)?;
         check_len::<T>(offset, len)?;
-        let place = header::place(bytes, offset, Self::SIZE)?;
+        let place = header::place_to_wait(bytes, offset, Self::SIZE)?;
         let reader = SeqLockReader::at(place, offset)?;
         Ok(Self {
             // SAFETY: 1. `place` checked it. 2. made by `create`, of this C

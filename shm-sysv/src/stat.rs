@@ -112,6 +112,13 @@ fn is_alive(pid: i32) -> bool {
 }
 
 /// The C libraries do not agree on the field's name.
+#[cfg_attr(
+    target_env = "musl",
+    allow(
+        deprecated,
+        reason = "libc will call it otherwise; there is no other"
+    )
+)]
 fn key_of(permissions: &libc::ipc_perm) -> i32 {
     #[cfg(not(target_env = "musl"))]
     return permissions.__key;

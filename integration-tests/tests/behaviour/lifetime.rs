@@ -139,7 +139,8 @@ pub const CHAPTER: Chapter = Chapter {
                 segment.remove()?;
                 let stat = shmctl_ipc_stat(segment.id)?;
                 let bit = u32::from(stat.shm_perm.mode) & SHM_DEST;
-                let key = stat.shm_perm.__key;
+                // Not by `stat`: the C libraries differ in the field's name.
+                let key = sysv_column(segment.id, "key")?.unwrap_or_default();
                 Ok(format!("mode bit {bit:05o}, key {key}"))
             }),
             posix: probe!(always("st_nlink is 0"), {

@@ -11,6 +11,7 @@ mod mechanism;
 mod pieces;
 mod sharing;
 mod strangers;
+mod waiting;
 
 use std::convert::Infallible;
 use std::panic::resume_unwind;
@@ -128,6 +129,7 @@ macro_rules! conformance {
                     sharing::an_atomic_counter_loses_nothing
                     sharing::random_writes_of_a_child_are_read_identically
                     sharing::a_read_only_child_reads_and_cannot_write
+                    waiting::a_lock_is_waited_for_or_cannot_be_made
                     creation::the_length_is_as_asked_for_and_the_mapping_whole_pages
                     creation::fresh_contents_are_zero
                     creation::an_existing_segment_is_untouched_by_another_create

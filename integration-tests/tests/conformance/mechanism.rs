@@ -28,6 +28,8 @@ pub(crate) trait Mechanism {
     const MODE_DECIDES: bool;
     /// Whether only one segment can be at a place.
     const EXCLUSIVE: bool;
+    /// Whether processes can sleep on a word of it.
+    const HAS_FUTEXES: bool = true;
 
     /// Why this machine, or this user, does not have it; none: it does.
     fn unavailable() -> Option<String> {

@@ -54,6 +54,13 @@ pub enum Leaves {
 
 use Leaves::{Nothing, Segment};
 
+/// By which call the C library removes a name: newer architectures have but the
+/// general one.
+#[cfg(not(any(target_arch = "aarch64", target_arch = "riscv64")))]
+const UNLINK: libc::c_long = libc::SYS_unlink;
+#[cfg(any(target_arch = "aarch64", target_arch = "riscv64"))]
+const UNLINK: libc::c_long = libc::SYS_unlinkat;
+
 pub struct Posix;
 
 impl Victim for Posix {
@@ -66,7 +73,7 @@ impl Victim for Posix {
         (libc::SYS_linkat, Nothing),
         (libc::SYS_mmap, Segment),
         (libc::SYS_munmap, Segment),
-        (libc::SYS_unlink, Segment),
+        (UNLINK, Segment),
     ];
     const ALIVE: Leaves = Segment;
 

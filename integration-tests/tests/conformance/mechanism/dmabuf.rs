@@ -18,6 +18,7 @@ impl Mechanism for Dmabuf {
 
     const MODE_DECIDES: bool = false;
     const EXCLUSIVE: bool = false;
+    const HAS_FUTEXES: bool = false;
 
     fn unavailable() -> Option<String> {
         Heap::open("system").err().map(|error| error.to_string())

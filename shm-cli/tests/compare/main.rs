@@ -5,6 +5,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod bench;
 mod ends;
 mod failures;
 mod output;

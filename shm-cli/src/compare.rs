@@ -8,15 +8,19 @@
 
 mod cpus;
 pub(crate) mod curve;
+mod destination;
 pub(crate) mod distribution;
 mod kind;
 pub(crate) mod machine;
 pub(crate) mod measure;
 mod memory;
 mod moving;
+mod page;
 mod pair;
 pub(crate) mod payload;
 pub(crate) mod peer;
+mod plot;
+mod plots;
 mod progress;
 mod remains;
 pub(crate) mod report;
@@ -29,9 +33,11 @@ use std::process::ExitCode;
 
 use shm_common::Size;
 
-use crate::Failure;
 use crate::interrupts::Interrupts;
 use crate::output::{complain, print, width};
+use crate::{Failure, Usage};
+use curve::Greatest;
+use destination::Destination;
 use kind::Mechanism;
 use machine::Machine;
 use measure::{Plan, unavailable};
@@ -59,24 +65,44 @@ pub(crate) struct Arguments {
     /// Prints one JSON object instead of the table.
     #[arg(long)]
     json: bool,
+    /// Also writes a page with plots; `-` writes it instead of the table.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// The greatest payload of the plots, which begin with 4KiB.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB")]
+    #[arg(value_parser = curve::greatest, requires = "html")]
+    up_to: Greatest,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let page = arguments.html.clone().map(Destination::from);
+    let instead = page == Some(Destination::Stdout);
+    if instead && arguments.json {
+        let twice = "--json and --html=- cannot both go to standard output";
+        return Err(Usage(format!("{twice} (see --help)")).into());
+    }
     let plan = Plan {
         payload: match &arguments.payload {
             None => Payload::Generated(arguments.size),
             Some(path) => Payload::of_file(path)?,
         },
         rounds: arguments.rounds,
-        curve: None,
+        curve: page.as_ref().map(|_| arguments.up_to.sizes()),
     };
     plan.payload.check_memory()?;
     let interrupts = Interrupts::listen()?;
+    if let Some(page) = &page {
+        page.check()?;
+    }
     let report = measured(&plan, interrupts)?;
-    print(&match arguments.json {
-        true => report.to_json()?,
-        false => report.to_table(width()),
-    })?;
+    let printed = match (arguments.json, instead) {
+        (true, _) => print(&report.to_json()?),
+        (false, false) => print(&report.to_table(width())),
+        (false, true) => Ok(()),
+    };
+    // Nobody measures again only because one of the two did not work.
+    let written = page.map_or(Ok(()), |page| page.write(&report.to_html()));
+    printed.and(written)?;
     Ok(report.status())
 }
 

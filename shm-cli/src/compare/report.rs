@@ -1,5 +1,6 @@
 //! What was measured, as machines read it: of one mechanism by `bench`, of all
-//! by `compare`. [`table`](super::table) and `bench` make it readable for people.
+//! by `compare`. [`table`](super::table), [`page`](super::page) and `bench` make
+//! it readable for people.
 
 use serde::Serialize;
 

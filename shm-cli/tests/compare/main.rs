@@ -6,8 +6,10 @@
 )]
 
 mod bench;
+mod browser;
 mod ends;
 mod failures;
 mod output;
+mod page;
 mod support;
 mod terminal;

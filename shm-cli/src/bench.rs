@@ -43,15 +43,14 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let (payload, curve) = match arguments.size {
-        Some(size) => (size, vec![size]),
+        Some(size) => (Payload::Generated(size), vec![size]),
         None => {
-            let sizes = arguments.up_to.sizes();
-            let usual = |size: &&Size| size.bytes() <= USUAL;
-            let payload = sizes.iter().rfind(usual).copied();
-            (payload.unwrap_or(Size::MIB), sizes)
+            let usual = Size::new(USUAL)?.min(arguments.up_to.size());
+            let payload = Payload::Generated(usual);
+            let sizes = arguments.up_to.sizes(&payload);
+            (payload, sizes)
         }
     };
-    let (rounds, payload) = (arguments.rounds, Payload::Generated(payload));
     payload.check_memory()?;
     let mechanism = arguments.mechanism;
     if let Some(reason) = unavailable(mechanism) {
@@ -59,6 +58,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
     let interrupts = Interrupts::listen()?;
     let machine = Machine::now();
+    let rounds = arguments.rounds;
     let plan = Plan { payload, rounds, curve: Some(curve) };
     let mut watch = plan.begin(interrupts, 1);
     let outcome = plan.measure(mechanism, &mut watch)?;

@@ -81,14 +81,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let twice = "--json and --html=- cannot both go to standard output";
         return Err(Usage(format!("{twice} (see --help)")).into());
     }
-    let plan = Plan {
-        payload: match &arguments.payload {
-            None => Payload::Generated(arguments.size),
-            Some(path) => Payload::of_file(path)?,
-        },
-        rounds: arguments.rounds,
-        curve: page.as_ref().map(|_| arguments.up_to.sizes()),
+    let payload = match &arguments.payload {
+        None => Payload::Generated(arguments.size),
+        Some(path) => Payload::of_file(path)?,
     };
+    let curve = page.as_ref().map(|_| arguments.up_to.sizes(&payload));
+    let plan = Plan { payload, rounds: arguments.rounds, curve };
     plan.payload.check_memory()?;
     let interrupts = Interrupts::listen()?;
     if let Some(page) = &page {

@@ -8,8 +8,9 @@ pub(crate) fn time(nanoseconds: Option<u64>) -> String {
     let Some(nanoseconds) = nanoseconds else { return String::new() };
     let (value, unit) = match nanoseconds {
         0..1_000 => return format!("{nanoseconds} ns"),
-        1_000..1_000_000 => (nanoseconds as f64 / 1e3, "µs"),
-        1_000_000..1_000_000_000 => (nanoseconds as f64 / 1e6, "ms"),
+        // What would be rounded to 1000 is 1.00 of the next unit.
+        1_000..999_500 => (nanoseconds as f64 / 1e3, "µs"),
+        999_500..999_500_000 => (nanoseconds as f64 / 1e6, "ms"),
         _ => (nanoseconds as f64 / 1e9, "s"),
     };
     let digits = match value {
@@ -44,6 +45,8 @@ mod tests {
         assert_eq!(time(Some(0)), "0 ns");
         assert_eq!(time(Some(999)), "999 ns");
         assert_eq!(time(Some(1_256)), "1.26 µs");
+        assert_eq!(time(Some(999_499)), "999 µs");
+        assert_eq!(time(Some(999_500)), "1.00 ms");
         assert_eq!(time(Some(12_340_000)), "12.3 ms");
         assert_eq!(time(Some(234_000_000)), "234 ms");
         assert_eq!(time(Some(2_000_000_000)), "2.00 s");

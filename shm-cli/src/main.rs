@@ -3,6 +3,7 @@
 //!
 //! Exit status 0: done; 1: failed, with one line on stderr; 2: wrong usage.
 
+mod bench;
 mod census;
 mod compare;
 mod contents;
@@ -69,11 +70,14 @@ enum Command {
     /// Moves a payload between two processes through every mechanism, checks
     /// every byte, and prints what it cost and what a crash leaves behind.
     Compare(compare::Arguments),
+    /// Measures one mechanism: payloads of all sizes, and the hand-over of a
+    /// word in detail.
+    Bench(bench::Arguments),
     /// Prints what makes a shell complete these commands.
     Completions(pages::CompletionsArguments),
     /// Prints the manual page, in the form that man(1) reads.
     Man(pages::ManArguments),
-    /// One of the two processes of `compare`.
+    /// One of the two processes of `compare` and `bench`.
     #[command(hide = true)]
     Peer(compare::peer::Arguments),
 }
@@ -115,6 +119,7 @@ fn main() -> ExitCode {
         Command::Completions(arguments) => pages::completions(&arguments),
         Command::Man(arguments) => pages::man(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Peer(arguments) => compare::peer::run(&arguments),
     };
     let error = match done {

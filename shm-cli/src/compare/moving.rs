@@ -10,18 +10,31 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use shm_common::{AsSharedBytes, PageSize, ReadWrite, SharedBytes};
+use shm_common::{AsSharedBytes, PageSize, ReadWrite, SharedBytes, Size};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::cpus;
+use super::distribution::Recorder;
 use super::kind::Kind;
 use super::payload::{allocate, check};
 use super::peer::{Arguments, Received, Sent, Told, segment_size, tell};
 use super::turns::{self, Follower, Gone, Leader};
 use crate::Failure;
 
-/// How often the payload is moved; the median counts.
-pub(crate) const TRANSFERS: u32 = 5;
+/// How often a payload of that size is moved; the median counts. A small one is
+/// moved so often that what others do meanwhile does not show.
+pub(crate) fn transfers(size: Size) -> u32 {
+    const BYTES: usize = 16 << 20;
+    let transfers = BYTES / size.bytes();
+    u32::try_from(transfers).unwrap_or(u32::MAX).clamp(5, 25)
+}
+
+/// How many steps the sender tells of at most: reading, setting up, some
+/// transfers, handing over, tearing down.
+pub(crate) const STEPS: u64 = TRANSFERS_TOLD as u64 + 4;
+
+/// Of how many transfers the sender tells.
+const TRANSFERS_TOLD: u32 = 5;
 
 pub(crate) fn send<K: Kind>(
     arguments: &Arguments,
@@ -43,25 +56,28 @@ pub(crate) fn send<K: Kind>(
     let bytes = mapping.as_shared_bytes();
     let (words, moved) = bytes.split_at(turns::LEN)?;
     let turns = Leader::new(words, socket, spins(cpu))?;
-    let mut transfers = Vec::new();
-    for transfer in 1..=TRANSFERS {
-        step(&format!("moving it, {transfer} of {TRANSFERS}"))?;
+    let mut times = Vec::new();
+    let transfers = transfers(arguments.size);
+    for transfer in 0..transfers {
+        if transfer % transfers.div_ceil(TRANSFERS_TOLD) == 0 {
+            step(&format!("moving it, {} of {transfers}", transfer + 1))?;
+        }
         let begun = Instant::now();
         moved.write_at(0, &payload)?;
         turns.pass()?;
-        transfers.push(nanoseconds(begun.elapsed()));
+        times.push(nanoseconds(begun.elapsed()));
         // What is found there next, the other process has written.
         moved.fill(0);
         turns.pass()?;
         check(moved, &payload)?;
     }
     step("handing over")?;
-    let mut hand_overs = Vec::new();
+    let mut hand_overs = Recorder::new()?;
     for _ in 0..arguments.rounds {
         let begun = Instant::now();
         turns.pass()?;
         // There and back again: half of it is one hand-over.
-        hand_overs.push(nanoseconds(begun.elapsed()) / 2);
+        hand_overs.record(nanoseconds(begun.elapsed()) / 2)?;
     }
     step("tearing down")?;
     // The receiver says that it has let go.
@@ -76,9 +92,8 @@ pub(crate) fn send<K: Kind>(
         set_up,
         map,
         first_touch,
-        transfer: percentile(&mut transfers, 50),
-        hand_over_median: percentile(&mut hand_overs, 50),
-        hand_over_p99: percentile(&mut hand_overs, 99),
+        transfer: median(&mut times),
+        hand_over: hand_overs.distribution(),
         tear_down,
     })
 }
@@ -97,7 +112,7 @@ pub(crate) fn receive<K: Kind>(
     let (words, moved) = bytes.split_at(turns::LEN)?;
     let turns = Follower::new(words, socket, spins(cpu))?;
     let mut checksums = Vec::new();
-    for _ in 0..TRANSFERS {
+    for _ in 0..transfers(arguments.size) {
         turns.wait()?;
         moved.read_at(0, &mut copy)?;
         turns.answer();
@@ -150,11 +165,11 @@ fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The value that `percent` of all do not exceed.
-fn percentile(values: &mut [u64], percent: usize) -> u64 {
+/// The value that half of all do not exceed.
+fn median(values: &mut [u64]) -> u64 {
     values.sort_unstable();
-    let index = (values.len() * percent).div_ceil(100).saturating_sub(1);
-    values.get(index).copied().unwrap_or_default()
+    let middle = values.len().div_ceil(2).saturating_sub(1);
+    values.get(middle).copied().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -162,12 +177,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_percentile_is_the_nearest_rank() {
-        let mut values: Vec<u64> = (1..=100).rev().collect();
-        assert_eq!(percentile(&mut values, 50), 50);
-        assert_eq!(percentile(&mut values, 99), 99);
-        assert_eq!(percentile(&mut [7], 50), 7);
-        assert_eq!(percentile(&mut [1, 2, 3], 50), 2);
-        assert_eq!(percentile(&mut [], 50), 0);
+    fn the_median_is_one_of_the_values() {
+        assert_eq!(median(&mut [3, 1, 2]), 2);
+        assert_eq!(median(&mut [4, 3, 1, 2]), 2);
+        assert_eq!(median(&mut [7]), 7);
+        assert_eq!(median(&mut []), 0);
+    }
+
+    #[test]
+    fn small_payloads_are_moved_more_often() {
+        let of = |size: &str| transfers(size.parse().unwrap());
+        assert_eq!(of("1"), 25);
+        assert_eq!(of("1MiB"), 16);
+        assert_eq!(of("32MiB"), 5);
+        assert_eq!(transfers(Size::MAX), 5);
     }
 }

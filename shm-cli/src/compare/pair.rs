@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use nix::sys::signal::Signal;
 
 use super::kind::{Kind, Mechanism, for_kind};
-use super::payload::Payload;
+use super::payload::{NoRoom, Payload};
 use super::peer::{Arguments, Received, Role, Sent, Told};
 use super::progress::Progress;
 use super::{PREFIX, cpus};
@@ -172,6 +172,7 @@ impl Pair {
             match self.told.recv_timeout(TICK) {
                 Ok(Some(Told::Step(step))) => progress.step(&step),
                 Ok(Some(Told::Failed(error))) => return Err(error.into()),
+                Ok(Some(Told::NoRoom(why))) => return Err(NoRoom(why).into()),
                 Ok(Some(told)) => return Ok(told),
                 Err(RecvTimeoutError::Timeout) => {}
                 // The other one may have to say why.

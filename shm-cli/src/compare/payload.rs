@@ -7,9 +7,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
-use procfs::{Current, Meminfo};
 use shm_common::{Access, SharedBytes, Size};
 
+use super::memory;
 use crate::Failure;
 
 /// What is moved: both processes must mean the same.
@@ -20,6 +20,18 @@ pub(crate) enum Payload {
     /// Pseudo-random bytes, which nothing can compress or confuse.
     Generated(Size),
 }
+
+/// There is no room for so large a payload; a smaller one might do.
+#[derive(Debug)]
+pub(crate) struct NoRoom(pub(crate) String);
+
+impl fmt::Display for NoRoom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NoRoom {}
 
 impl Payload {
     /// Looks whether the file can be used, without reading it.
@@ -48,21 +60,16 @@ impl Payload {
     /// Fails if there is not the memory for it: once in the sender, once in
     /// the segment, once in the receiver. The kernel would not say so but kill
     /// somebody, and not surely us.
-    pub(crate) fn check_memory(&self) -> Result<(), Failure> {
+    pub(crate) fn check_memory(&self) -> Result<(), NoRoom> {
         let needed = self.size().bytes() as u64 / 1024 * 3;
-        let available = Meminfo::current()
-            .ok()
-            .and_then(|memory| memory.mem_available)
-            .map(|bytes| bytes / 1024);
-        match available {
-            Some(available) if needed > available => Err(format!(
+        match memory::available().map(|bytes| bytes / 1024) {
+            Some(available) if needed > available => Err(NoRoom(format!(
                 "cannot move {}: that takes {} MiB of memory, three times the \
                  payload, and {} MiB are available",
                 self.size(),
                 needed / 1024,
                 available / 1024,
-            )
-            .into()),
+            ))),
             _ => Ok(()),
         }
     }
@@ -125,7 +132,7 @@ pub(crate) fn allocate(size: usize) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     bytes
         .try_reserve_exact(size)
-        .map_err(|_| format!("no memory for {size} bytes"))?;
+        .map_err(|_| NoRoom(format!("no memory for {size} bytes")))?;
     Ok(bytes)
 }
 

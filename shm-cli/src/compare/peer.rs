@@ -1,4 +1,4 @@
-//! `shm peer`, which only `shm compare` calls: one of the two processes that
+//! `shm peer`, which only `shm` itself calls, to compare and bench: one of the two processes that
 //! share a segment. The sender creates it, the receiver finds it.
 //!
 //! Its standard input is the socket to the other one, which carries what finds
@@ -21,9 +21,10 @@ use serde::{Deserialize, Serialize};
 use shm_common::{AsSharedBytes, Size};
 
 use super::cpus;
+use super::distribution::Distribution;
 use super::kind::{Kind, Mechanism, for_kind};
 use super::moving;
-use super::payload::Payload;
+use super::payload::{NoRoom, Payload};
 use super::turns::{self, Gone};
 use crate::Failure;
 
@@ -111,6 +112,8 @@ pub(crate) enum Told {
     Received(Received),
     /// What the segment that it holds is, as [`Kind::describe`] gives it.
     Holding(String),
+    /// There is no room for so large a segment or payload.
+    NoRoom(String),
     Failed(String),
 }
 
@@ -125,8 +128,7 @@ pub(crate) struct Sent {
     pub(crate) map: u64,
     pub(crate) first_touch: u64,
     pub(crate) transfer: u64,
-    pub(crate) hand_over_median: u64,
-    pub(crate) hand_over_p99: u64,
+    pub(crate) hand_over: Distribution,
     pub(crate) tear_down: u64,
 }
 
@@ -142,7 +144,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     // Whatever becomes of the command, this process goes with it.
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     if getppid().as_raw() != arguments.command {
-        return Err("cannot run by itself: shm compare starts it".into());
+        return Err("cannot run by itself: shm starts it".into());
     }
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mechanism = arguments.mechanism;
@@ -150,11 +152,24 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if let Err(error) = done {
         // Why the other is gone, it has told itself.
         if !error.is::<Gone>() {
-            tell(&Told::Failed(error.to_string()))?;
+            let text = error.to_string();
+            tell(&match is_for_want_of_room(&error) {
+                true => Told::NoRoom(text),
+                false => Told::Failed(text),
+            })?;
         }
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a smaller payload might do.
+fn is_for_want_of_room(error: &Failure) -> bool {
+    use shm_common::Error::{LimitReached, NoSpace, OutOfMemory};
+    error.is::<NoRoom>()
+        || error.downcast_ref::<shm_common::Error>().is_some_and(|error| {
+            matches!(error, NoSpace { .. } | LimitReached(_) | OutOfMemory(_))
+        })
 }
 
 fn share<K: Kind>(

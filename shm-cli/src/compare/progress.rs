@@ -5,44 +5,69 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::kind::Mechanism;
-use super::moving::TRANSFERS;
+use shm_common::Size;
 
-/// Of each mechanism: reading, setting up, the transfers, handing over,
-/// tearing down, killing.
-const STEPS: u64 = TRANSFERS as u64 + 5;
+use super::kind::Mechanism;
+use super::moving;
+
+/// Of each payload that is moved; the last one is killing.
+const STEPS: u64 = moving::STEPS + 1;
 
 const PATIENCE: Duration = Duration::from_secs(1);
 
 pub(crate) struct Progress {
     bar: ProgressBar,
     begun: Instant,
-    /// Which mechanism it is about, and how many came before.
-    mechanism: Option<(Mechanism, u64)>,
+    /// What each mechanism is to move.
+    sizes: Vec<Size>,
+    /// How many mechanisms have begun.
+    mechanisms: u64,
+    mechanism: &'static str,
+    /// What is moved now, and where the bar is when that ends.
+    size: Size,
+    end: u64,
 }
 
 impl Progress {
-    pub(crate) fn new() -> Self {
-        let steps = STEPS * Mechanism::ALL.len() as u64;
+    /// `sizes`: of what each of so many mechanisms is to move.
+    pub(crate) fn new(sizes: Vec<Size>, mechanisms: usize) -> Self {
+        let steps = sizes.iter().copied().map(steps).sum::<u64>();
+        let steps = steps.saturating_mul(mechanisms as u64);
         let hidden = ProgressDrawTarget::hidden();
         let bar = ProgressBar::with_draw_target(Some(steps), hidden);
         if let Ok(style) = ProgressStyle::with_template("{bar:30} {wide_msg}") {
             bar.set_style(style);
         }
-        Self { bar, begun: Instant::now(), mechanism: None }
+        Self {
+            bar,
+            begun: Instant::now(),
+            sizes,
+            mechanisms: 0,
+            mechanism: "",
+            size: Size::KIB,
+            end: 0,
+        }
     }
 
     /// The next mechanism, wherever the one before has ended.
     pub(crate) fn begin(&mut self, mechanism: Mechanism) {
-        let before = self.mechanism.map_or(0, |(_, before)| before + 1);
-        self.mechanism = Some((mechanism, before));
-        self.bar.set_position(STEPS * before);
+        let each = self.sizes.iter().copied().map(steps).sum::<u64>();
+        self.end = each.saturating_mul(self.mechanisms);
+        self.mechanisms += 1;
+        self.mechanism = mechanism.name();
+    }
+
+    /// The next payload, wherever the one before has ended.
+    pub(crate) fn part(&mut self, size: Size) {
+        self.bar.set_position(self.end);
+        self.size = size;
+        self.end = self.end.saturating_add(steps(size));
     }
 
     pub(crate) fn step(&self, step: &str) {
-        let name = self.mechanism.map_or("", |(mechanism, _)| mechanism.name());
-        self.bar.set_message(format!("{name}: {step}"));
-        self.bar.inc(1);
+        let Self { mechanism, size, .. } = self;
+        self.bar.set_message(format!("{mechanism}: {size}: {step}"));
+        self.bar.inc(weight(*size));
     }
 
     /// To be called now and then: shows the bar when it is time.
@@ -66,4 +91,14 @@ impl Drop for Progress {
     fn drop(&mut self) {
         self.finish();
     }
+}
+
+/// How far the bar goes in a step of that size: it takes about as long as there
+/// are bytes, and a while for the two processes to start.
+fn weight(size: Size) -> u64 {
+    1 + (size.bytes() >> 23) as u64
+}
+
+fn steps(size: Size) -> u64 {
+    STEPS.saturating_mul(weight(size))
 }

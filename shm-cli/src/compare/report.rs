@@ -1,10 +1,14 @@
-//! The result of `compare`, as machines read it; [`table`](super::table) makes
+//! What was measured, as machines read it: of one mechanism by `bench`, of all
+//! by `compare`. [`table`](super::table), [`page`](super::page) and `bench` make
 //! it readable for people.
 
 use serde::Serialize;
 
+use super::curve::Point;
+use super::distribution::Distribution;
 use super::kind::Mechanism;
-use super::moving::TRANSFERS;
+use super::machine::Machine;
+use super::moving::transfers;
 use super::payload::Payload;
 use super::peer::{Received, Sent};
 use super::remains::Remains;
@@ -12,6 +16,7 @@ use crate::Failure;
 
 #[derive(Serialize)]
 pub(crate) struct Report {
+    pub(crate) machine: Machine,
     /// The file; null if the bytes were generated.
     pub(crate) payload: Option<String>,
     pub(crate) payload_bytes: usize,
@@ -35,50 +40,83 @@ pub(crate) struct Outcome {
     pub(crate) checksum_received: Option<String>,
     /// Where the sender and the receiver stayed; null if they could not.
     pub(crate) cpus: Option<[usize; 2]>,
-    pub(crate) set_up_ns: Option<u64>,
-    pub(crate) map_ns: Option<u64>,
-    pub(crate) first_touch_ns: Option<u64>,
-    pub(crate) transfer_ns: Option<u64>,
-    pub(crate) gb_per_s: Option<f64>,
+    #[serde(flatten)]
+    pub(crate) figures: Figures,
     pub(crate) hand_over_median_ns: Option<u64>,
     pub(crate) hand_over_p99_ns: Option<u64>,
-    pub(crate) tear_down_ns: Option<u64>,
+    pub(crate) hand_over: Option<Distribution>,
+    /// In the order of the payloads; null if none was asked for.
+    pub(crate) curve: Option<Vec<Point>>,
     /// Every place that led to a segment in use.
     pub(crate) found_by: Option<Vec<String>>,
     pub(crate) left_after_sigkill: Option<Vec<String>>,
     pub(crate) error: Option<String>,
 }
 
-impl Outcome {
-    pub(crate) fn measured(
-        mechanism: Mechanism,
-        payload_bytes: usize,
-        (sent, received): (&Sent, &Received),
-        remains: Remains,
-    ) -> Self {
-        let verified = sent.checksum == received.checksum;
-        let differs = "the checksums of the two processes differ";
+/// What it took to move a payload of some size; what was not measured is null.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Figures {
+    pub(crate) set_up_ns: Option<u64>,
+    pub(crate) map_ns: Option<u64>,
+    pub(crate) first_touch_ns: Option<u64>,
+    pub(crate) transfer_ns: Option<u64>,
+    pub(crate) gb_per_s: Option<f64>,
+    pub(crate) tear_down_ns: Option<u64>,
+}
+
+impl Figures {
+    pub(crate) fn new(payload_bytes: usize, sent: &Sent) -> Self {
         Self {
-            name: mechanism.name(),
-            available: true,
-            unavailable_because: None,
-            payload_bytes,
-            verified,
-            checksum_sent: Some(hexadecimal(sent.checksum)),
-            checksum_received: Some(hexadecimal(received.checksum)),
-            cpus: sent.cpu.zip(received.cpu).map(|(one, other)| [one, other]),
             set_up_ns: Some(sent.set_up),
             map_ns: Some(sent.map),
             first_touch_ns: Some(sent.first_touch),
             transfer_ns: Some(sent.transfer),
             gb_per_s: Some(rate(payload_bytes, sent.transfer)),
-            hand_over_median_ns: Some(sent.hand_over_median),
-            hand_over_p99_ns: Some(sent.hand_over_p99),
             tear_down_ns: Some(sent.tear_down),
+        }
+    }
+}
+
+/// Whether what was sent has arrived, and why not.
+pub(crate) fn verify(sent: &Sent, received: &Received) -> Result<(), String> {
+    match sent.checksum == received.checksum {
+        true => Ok(()),
+        false => Err("the checksums of the two processes differ".to_owned()),
+    }
+}
+
+impl Outcome {
+    pub(crate) fn measured(
+        mechanism: Mechanism,
+        payload_bytes: usize,
+        (sent, received): (Sent, &Received),
+        remains: Remains,
+    ) -> Self {
+        let error = verify(&sent, received).err();
+        Self {
+            name: mechanism.name(),
+            available: true,
+            unavailable_because: None,
+            payload_bytes,
+            verified: error.is_none(),
+            checksum_sent: Some(hexadecimal(sent.checksum)),
+            checksum_received: Some(hexadecimal(received.checksum)),
+            cpus: sent.cpu.zip(received.cpu).map(|(one, other)| [one, other]),
+            figures: Figures::new(payload_bytes, &sent),
+            hand_over_median_ns: Some(sent.hand_over.median_ns),
+            hand_over_p99_ns: Some(sent.hand_over.p99_ns),
+            hand_over: Some(sent.hand_over),
+            curve: None,
             found_by: Some(remains.found_by),
             left_after_sigkill: Some(remains.left),
-            error: (!verified).then(|| differs.to_owned()),
+            error,
         }
+    }
+
+    /// What was moved stands, and something else did not arrive.
+    pub(crate) fn fail(&mut self, error: String) {
+        self.verified = false;
+        self.error.get_or_insert(error);
     }
 
     pub(crate) fn failed(
@@ -103,15 +141,17 @@ impl Outcome {
 
 impl Report {
     pub(crate) fn new(
+        machine: Machine,
         payload: &Payload,
         rounds: u32,
         mechanisms: Vec<Outcome>,
     ) -> Self {
         let path = payload.path().map(|path| path.display().to_string());
         Self {
+            machine,
             payload: path,
             payload_bytes: payload.size().bytes(),
-            transfers: TRANSFERS,
+            transfers: transfers(payload.size()),
             rounds,
             mechanisms,
         }
@@ -159,7 +199,8 @@ mod tests {
     use shm_common::Size;
 
     fn report(outcomes: Vec<Outcome>) -> Report {
-        Report::new(&Payload::Generated(Size::KIB), 1, outcomes)
+        let payload = Payload::Generated(Size::KIB);
+        Report::new(Machine::default(), &payload, 1, outcomes)
     }
 
     fn received(checksum: u64) -> Outcome {
@@ -170,13 +211,12 @@ mod tests {
             map: 1,
             first_touch: 1,
             transfer: 512,
-            hand_over_median: 1,
-            hand_over_p99: 1,
+            hand_over: Distribution::default(),
             tear_down: 1,
         };
         let received = Received { cpu: Some(1), checksum };
         let remains = Remains { found_by: vec![], left: vec![] };
-        let figures = (&sent, &received);
+        let figures = (sent, &received);
         Outcome::measured(Mechanism::Sysv, 1024, figures, remains)
     }
 
@@ -184,7 +224,7 @@ mod tests {
     fn only_equal_checksums_are_verified() {
         let outcome = received(1);
         assert!(outcome.verified && outcome.error.is_none());
-        assert_eq!(outcome.gb_per_s, Some(2.0));
+        assert_eq!(outcome.figures.gb_per_s, Some(2.0));
         assert_eq!(report(vec![outcome]).complaint(), None);
         let outcome = received(2);
         assert!(!outcome.verified);

@@ -1,6 +1,7 @@
 //! The result of `compare`, as people read it.
 
 use super::report::{Outcome, Report};
+use super::units::{rate, time};
 use crate::output;
 
 impl Report {
@@ -23,16 +24,14 @@ impl Report {
                 (None, None) => "yes".into(),
             },
         );
-        row("set-up", &|o| time(o.set_up_ns));
-        row("map", &|o| time(o.map_ns));
-        row("first touch of all pages", &|o| time(o.first_touch_ns));
-        row("transfer", &|o| time(o.transfer_ns));
-        row("transfer rate", &|o| {
-            o.gb_per_s.map_or(String::new(), |rate| format!("{rate:.2} GB/s"))
-        });
+        row("set-up", &|o| time(o.figures.set_up_ns));
+        row("map", &|o| time(o.figures.map_ns));
+        row("first touch of all pages", &|o| time(o.figures.first_touch_ns));
+        row("transfer", &|o| time(o.figures.transfer_ns));
+        row("transfer rate", &|o| rate(o.figures.gb_per_s));
         row("hand-over, median", &|o| time(o.hand_over_median_ns));
         row("hand-over, p99", &|o| time(o.hand_over_p99_ns));
-        row("tear-down", &|o| time(o.tear_down_ns));
+        row("tear-down", &|o| time(o.figures.tear_down_ns));
         row("a stranger finds it by", &|o| places(&o.found_by, "", lines));
         row("left after SIGKILL", &|o| {
             places(&o.left_after_sigkill, "nothing", lines)
@@ -70,41 +69,13 @@ fn places(places: &Option<Vec<String>>, none: &str, between: &str) -> String {
     }
 }
 
-/// With three digits that count.
-#[expect(clippy::cast_precision_loss, reason = "three digits are printed")]
-fn time(nanoseconds: Option<u64>) -> String {
-    let Some(nanoseconds) = nanoseconds else { return String::new() };
-    let (value, unit) = match nanoseconds {
-        0..1_000 => return format!("{nanoseconds} ns"),
-        1_000..1_000_000 => (nanoseconds as f64 / 1e3, "µs"),
-        1_000_000..1_000_000_000 => (nanoseconds as f64 / 1e6, "ms"),
-        _ => (nanoseconds as f64 / 1e9, "s"),
-    };
-    let digits = match value {
-        ..10.0 => 2,
-        ..100.0 => 1,
-        _ => 0,
-    };
-    format!("{value:.digits$} {unit}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::compare::kind::Mechanism;
+    use crate::compare::machine::Machine;
     use crate::compare::payload::Payload;
     use shm_common::Size;
-
-    #[test]
-    fn times_are_told_in_the_unit_that_suits_them() {
-        assert_eq!(time(None), "");
-        assert_eq!(time(Some(0)), "0 ns");
-        assert_eq!(time(Some(999)), "999 ns");
-        assert_eq!(time(Some(1_256)), "1.26 µs");
-        assert_eq!(time(Some(12_340_000)), "12.3 ms");
-        assert_eq!(time(Some(234_000_000)), "234 ms");
-        assert_eq!(time(Some(2_000_000_000)), "2.00 s");
-    }
 
     #[test]
     fn a_failure_has_its_reason_in_its_column() {
@@ -113,7 +84,8 @@ mod tests {
             Outcome::failed(Mechanism::Posix, 1024, "no room".to_owned()),
         ];
         let payload = Payload::Generated(Size::KIB);
-        let table = Report::new(&payload, 1, outcomes).to_table(None);
+        let report = Report::new(Machine::default(), &payload, 1, outcomes);
+        let table = report.to_table(None);
         let row = table.lines().find(|line| line.contains("every byte"));
         let cells: Vec<&str> = row.unwrap().split('|').map(str::trim).collect();
         assert_eq!(cells[2..4], ["yes", "NO: no room"]);

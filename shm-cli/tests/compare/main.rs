@@ -5,8 +5,11 @@
     reason = "a test fails by panicking"
 )]
 
+mod bench;
+mod browser;
 mod ends;
 mod failures;
 mod output;
+mod page;
 mod support;
 mod terminal;

@@ -4,19 +4,22 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
+use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::support::*;
 
-const OUTCOME: [&str; 19] = [
+pub(crate) const OUTCOME: [&str; 21] = [
     "available",
     "checksum_received",
     "checksum_sent",
     "cpus",
+    "curve",
     "error",
     "first_touch_ns",
     "found_by",
     "gb_per_s",
+    "hand_over",
     "hand_over_median_ns",
     "hand_over_p99_ns",
     "left_after_sigkill",
@@ -37,8 +40,11 @@ fn json_has_a_number_for_everything_measured() {
     let report = json(&output);
     assert!(report["payload"].is_null());
     assert_eq!(report["payload_bytes"], 65_536);
-    assert_eq!(report["transfers"], 5);
-    assert_eq!(report["rounds"], 20_000);
+    assert_eq!(report["transfers"], 25);
+    assert_eq!(report["rounds"], 200_000);
+    let machine = &report["machine"];
+    assert!(machine["kernel"].as_str().unwrap().starts_with("Linux "));
+    assert_eq!(machine["version"], env!("CARGO_PKG_VERSION"));
     for name in MECHANISMS {
         let outcome = outcome(&report, name).as_object().unwrap();
         let mut keys: Vec<&String> = outcome.keys().collect();
@@ -52,10 +58,36 @@ fn json_has_a_number_for_everything_measured() {
         assert!(outcome["gb_per_s"].as_f64().unwrap() > 0.0);
         let p99 = outcome["hand_over_p99_ns"].as_u64();
         assert!(p99 >= outcome["hand_over_median_ns"].as_u64());
+        let hand_over = &outcome["hand_over"];
+        assert_eq!(hand_over["median_ns"], outcome["hand_over_median_ns"]);
+        assert_eq!(hand_over["p99_ns"].as_u64(), p99);
+        assert_distribution(hand_over, 200_000);
+        // Only a page asks for it.
+        assert!(outcome["curve"].is_null());
         assert!(outcome["error"].is_null());
         assert_eq!(outcome["available"], true);
         assert!(outcome["unavailable_because"].is_null());
     }
+}
+
+/// The figures are in order, and the histogram holds each time once.
+pub(crate) fn assert_distribution(distribution: &Value, count: u64) {
+    let number = |value: &Value| value.as_u64().unwrap();
+    assert_eq!(distribution["count"], count);
+    let figures = ["min", "median", "p90", "p99", "p99_9", "max"];
+    let figures = figures
+        .map(|name| distribution[&format!("{name}_ns")].as_u64().unwrap());
+    assert!(figures.is_sorted(), "{figures:?}");
+    let buckets = distribution["histogram"].as_array().unwrap();
+    let counts = buckets.iter().map(|bucket| number(&bucket["count"]));
+    assert_eq!(counts.sum::<u64>(), count);
+    let ends = buckets.iter().flat_map(|bucket| {
+        [number(&bucket["from_ns"]), number(&bucket["to_ns"])]
+    });
+    assert!(ends.is_sorted(), "{buckets:?}");
+    let (first, last) = (&buckets[0], &buckets[buckets.len() - 1]);
+    assert!(number(&first["from_ns"]) <= figures[0], "{first}");
+    assert!(figures[5] <= number(&last["to_ns"]), "{last}");
 }
 
 /// dma-buf, where there is one, is moved through like the others; where there

@@ -24,8 +24,15 @@ pub(crate) const MANY: &str = "--rounds=300000";
 
 /// The command with `compare`; its output is to be read.
 pub(crate) fn compare<const N: usize>(arguments: [&str; N]) -> Command {
+    shm("compare", arguments)
+}
+
+pub(crate) fn shm<const N: usize>(
+    subcommand: &str,
+    arguments: [&str; N],
+) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_shm"));
-    command.arg("compare").args(arguments);
+    command.arg(subcommand).args(arguments);
     command.stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command

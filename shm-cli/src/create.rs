@@ -20,8 +20,8 @@ pub(crate) struct Arguments {
     #[arg(long, default_value = "0600", value_parser = mode)]
     mode: u32,
     /// Takes pages of that size from the pool for huge pages.
-    #[arg(long, value_name = "PAGE SIZE")]
-    huge: Option<Size>,
+    #[arg(long, value_name = "PAGE SIZE", value_parser = page_size)]
+    huge: Option<PageSize>,
     /// When the memory is taken.
     #[arg(long, value_name = "WHEN", default_value = "now")]
     reserve: When,
@@ -35,6 +35,10 @@ enum When {
     Touch,
 }
 
+fn page_size(text: &str) -> Result<PageSize, shm_common::Error> {
+    PageSize::new(text.parse::<Size>()?.bytes())
+}
+
 fn mode(text: &str) -> Result<u32, String> {
     let digits = text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
     match u32::from_str_radix(text, 8) {
@@ -45,27 +49,26 @@ fn mode(text: &str) -> Result<u32, String> {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let Arguments { target, size, mode, huge, reserve } = arguments;
-    let huge_pages = match huge {
-        None => HugePages::No,
-        Some(page) => HugePages::Pool(PageSize::new(page.bytes())?),
-    };
+    let huge_pages = huge.map_or(HugePages::No, HugePages::Pool);
     let reserve = match reserve {
         When::Now => Reserve::Now,
         When::Touch => Reserve::OnTouch,
     };
-    let created = match target {
+    // What nobody can be told of is removed again.
+    match target {
         Target::SysvKey(key) => {
             let options = shm_sysv::SegmentOptions::new().mode(*mode);
             let options = options.huge_pages(huge_pages).reserve(reserve);
             let mut segment = options.create(*key, *size)?;
+            print(&Target::SysvId(segment.id()).to_string())?;
             segment.keep();
-            Target::SysvId(segment.id())
         }
         Target::Posix(name) => {
             let options = shm_posix::SegmentOptions::new().mode(*mode);
             let options = options.huge_pages(huge_pages).reserve(reserve);
-            options.create(name, *size)?.keep();
-            target.clone()
+            let mut segment = options.create(name, *size)?;
+            print(&target.to_string())?;
+            segment.keep();
         }
         Target::SysvId(_) => {
             return Err(Usage(format!(
@@ -81,8 +84,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             ))
             .into());
         }
-    };
-    print(&created.to_string())?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

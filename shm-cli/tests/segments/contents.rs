@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use integration_tests::alone::alone_as_root;
 use integration_tests::leaks::{unique_key, unique_name};
-use integration_tests::surroundings::small_dev_shm;
+use integration_tests::surroundings::{small_dev_shm, system_v_limit};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use shm_memfd::{Label, Size};
 
@@ -193,14 +193,28 @@ fn what_cannot_be_created_is_one_line() {
         assert!(line.contains(what), "{arguments:?}: {line}");
     }
     for option in ["--mode=1000", "--mode=rw", "--reserve=later", "--huge=3"] {
-        let mut command = shm(["create", &new, "--size=10", option]);
-        let output = command.output().unwrap();
-        assert!(matches!(output.status.code(), Some(1 | 2)), "{output:?}");
-        line(&output);
+        failure(&mut shm(["create", &new, "--size=10", option]), 2);
     }
     let mut huge = shm(["create", &new, "--size=2MiB", "--huge=2MiB"]);
     assert!(failure(&mut huge, 1).contains("huge-page pool"));
     assert!(row(&ls([]), "target", &new).is_none());
+}
+
+/// Nobody would know of it.
+#[test]
+fn what_cannot_be_told_is_not_created() {
+    alone_as_root(|| {
+        system_v_limit("shmmni", 100).unwrap();
+        small_dev_shm(1 << 20).unwrap();
+        for target in ["sysv:0", "posix:/a"] {
+            let full = File::options().write(true).open("/dev/full").unwrap();
+            let mut command = shm(["create", target, "--size=10"]);
+            let line = failure(command.stdout(full), 1);
+            assert!(line.contains("cannot write the result"), "{line}");
+        }
+        assert!(shm_sysv::list().unwrap().is_empty());
+        assert_eq!(fs::read_dir("/dev/shm").unwrap().count(), 0);
+    });
 }
 
 #[test]

@@ -218,6 +218,26 @@ fn what_cannot_be_told_is_not_created() {
 }
 
 #[test]
+fn what_is_larger_than_a_file_may_be_is_one_line() {
+    let made = Created::posix(&["--size=10000"]);
+    let new = format!("posix:/{}", unique_name("new"));
+    let directory = Directory::new();
+    let option = format!("--socket={}/socket", directory.0.display());
+    let commands: [&[&str]; 3] = [
+        &["create", &new, "--size=10000"],
+        &["write", &made.0, "--offset=8KiB", "/etc/passwd"],
+        &["send", &option, "--timeout=0s", env!("CARGO_BIN_EXE_shm")],
+    ];
+    for arguments in commands {
+        let shell = "ulimit -f 1 && exec \"$0\" \"$@\"";
+        let mut command = Command::new("sh");
+        command.args(["-c", shell, env!("CARGO_BIN_EXE_shm")]);
+        let line = failure(command.args(arguments), 1);
+        assert!(line.contains("File too large"), "{line}");
+    }
+}
+
+#[test]
 fn no_room_is_told_with_what_there_is() {
     alone_as_root(|| {
         small_dev_shm(1 << 20).unwrap();

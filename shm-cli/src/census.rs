@@ -89,7 +89,7 @@ impl Census {
         let Some(at) = at else {
             return Err(match census.failures.pop() {
                 Some(failure) => failure.into(),
-                None => format!("cannot find {target}: it is gone").into(),
+                None => absent(target).into(),
             });
         };
         let mut segment = census.segments.swap_remove(at);
@@ -111,6 +111,18 @@ pub(crate) fn object(target: &Target) -> Result<Object, Failure> {
         Target::Dmabuf(descriptor) => {
             anonymous::object(Mechanism::Dmabuf, *descriptor)
         }
+    }
+}
+
+/// Why a target is not among the segments although something is there.
+fn absent(target: &Target) -> String {
+    match target {
+        Target::Posix(name) if posix::object(name).is_ok() => format!(
+            "cannot use {target}: it looks like a semaphore of sem_open(3), \
+             and no segment; `shm rm --force` would remove it"
+        ),
+        Target::SysvId(_) => format!("cannot find {target}: there is none"),
+        _ => format!("cannot find {target}: it is gone"),
     }
 }
 

@@ -55,19 +55,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         When::Touch => Reserve::OnTouch,
     };
     let cannot = |error: Error| target.cannot("create", error);
-    let created = match target {
+    // What nobody can be told of is removed again.
+    match target {
         Target::SysvKey(key) => {
             let options = shm_sysv::SegmentOptions::new().mode(*mode);
             let options = options.huge_pages(huge_pages).reserve(reserve);
             let mut segment = options.create(*key, *size).map_err(cannot)?;
+            print(&Target::SysvId(segment.id()).to_string())?;
             segment.keep();
-            Target::SysvId(segment.id())
         }
         Target::Posix(name) => {
             let options = shm_posix::SegmentOptions::new().mode(*mode);
             let options = options.huge_pages(huge_pages).reserve(reserve);
-            options.create(name, *size).map_err(cannot)?.keep();
-            target.clone()
+            let mut segment = options.create(name, *size).map_err(cannot)?;
+            print(&target.to_string())?;
+            segment.keep();
         }
         Target::SysvId(_) => {
             return Err(Usage(format!(
@@ -83,8 +85,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             ))
             .into());
         }
-    };
-    print(&created.to_string())?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

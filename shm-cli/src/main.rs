@@ -24,12 +24,15 @@ mod watch;
 
 use std::fmt;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+use nix::sys::signal::Signal;
 
 use interrupts::Interrupted;
-use output::complain;
+use output::{complain, written};
 
 #[derive(Parser)]
 #[command(
@@ -101,6 +104,7 @@ impl std::error::Error for Usage {}
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
+    survive_the_size_limit();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return explain(&error),
@@ -136,17 +140,27 @@ fn main() -> ExitCode {
     }
 }
 
+/// What is larger than `ulimit -f` lets it be is a failure like any other
+/// (`EFBIG`), and no end by a signal.
+fn survive_the_size_limit() {
+    let nobody = Arc::new(AtomicBool::new(false));
+    // Else it ends by the signal, as it did.
+    let _ = signal_hook::flag::register(Signal::SIGXFSZ as i32, nobody);
+}
+
 /// Prints the help that was asked for, or says in one line what is wrong.
 fn explain(error: &clap::Error) -> ExitCode {
     use ErrorKind::{
         DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion,
     };
     match error.kind() {
-        DisplayHelp | DisplayVersion => {
-            // Whoever closed the pipe has seen enough.
-            let _ = error.print();
-            ExitCode::SUCCESS
-        }
+        DisplayHelp | DisplayVersion => match written(error.print()) {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(error) => {
+                complain(&error.to_string());
+                ExitCode::FAILURE
+            }
+        },
         DisplayHelpOnMissingArgumentOrSubcommand => {
             let _ = error.print();
             ExitCode::from(USAGE)

@@ -30,10 +30,10 @@ pub(crate) fn written(result: io::Result<()>) -> Result<bool, Failure> {
     }
 }
 
-/// Says something on standard error; `eprintln!` would panic where nobody
-/// listens.
+/// Says something on standard error, in a line, whatever names it holds;
+/// `eprintln!` would panic where nobody listens.
 pub(crate) fn complain(line: &str) {
-    let _ = writeln!(io::stderr(), "shm: {line}");
+    let _ = writeln!(io::stderr(), "shm: {}", printable(line.as_ref()));
 }
 
 /// The width of the terminal, if the result goes to one.
@@ -80,7 +80,8 @@ fn is_harmless(character: char) -> bool {
     !character.is_control()
         && !matches!(
             character,
-            '\u{200e}'
+            '\u{61c}'
+                | '\u{200e}'
                 | '\u{200f}'
                 | '\u{2028}'..='\u{202e}'
                 | '\u{2066}'..='\u{2069}'
@@ -100,6 +101,7 @@ mod tests {
         assert_eq!(printed(b"\x1b[2Jgone"), "\\u{1b}[2Jgone");
         assert_eq!(printed(b"a\nb"), "a\\u{a}b");
         assert_eq!(printed("a\u{202e}b".as_bytes()), "a\\u{202e}b");
+        assert_eq!(printed("a\u{61c}b".as_bytes()), "a\\u{61c}b");
         assert_eq!(printed(b"a\xffb"), "a\\xffb");
     }
 }

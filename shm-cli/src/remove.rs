@@ -1,5 +1,6 @@
 //! `shm rm`: removes segments by name, after asking where somebody uses them.
 
+use std::collections::HashSet;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -19,9 +20,15 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let Arguments { targets, force } = arguments;
+    // One look for all: it takes longer than a removal.
+    let stale = match force {
+        true => HashSet::new(),
+        false => stale(targets)?,
+    };
     let mut code = ExitCode::SUCCESS;
-    for target in &arguments.targets {
-        if let Err(error) = remove(target, arguments.force) {
+    for target in targets {
+        if let Err(error) = remove(target, *force, &stale) {
             complain(&error.to_string());
             code = ExitCode::FAILURE;
         }
@@ -29,7 +36,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(code)
 }
 
-fn remove(target: &Target, force: bool) -> Result<(), Failure> {
+/// What nobody needs, among what may be meant.
+fn stale(targets: &[Target]) -> Result<HashSet<Object>, Failure> {
+    let mechanisms: Vec<_> = targets.iter().map(Target::mechanism).collect();
+    let segments = Census::take(&mechanisms)?.segments.into_iter();
+    let stale = segments.filter(|s| s.verdict == Verdict::Stale);
+    Ok(stale.map(|segment| segment.object).collect())
+}
+
+fn remove(
+    target: &Target,
+    force: bool,
+    stale: &HashSet<Object>,
+) -> Result<(), Failure> {
     if let Target::Memfd(_) | Target::Dmabuf(_) = target {
         let (_, segment) = Census::find(target)?;
         let users: Vec<String> = segment
@@ -46,27 +65,45 @@ fn remove(target: &Target, force: bool) -> Result<(), Failure> {
     }
     // What was looked at is what is removed, even if the name is taken anew
     // meanwhile.
-    let object = match force {
-        true => census::object(target)?,
+    let object = census::object(target)?;
+    if stale.contains(&object) && remove_object(target, object, true)? {
+        return Ok(());
+    }
+    let only_if_unused = match force {
+        true => false,
         false => {
             let (_, segment) = Census::find(target)?;
+            if segment.object != object {
+                return Err(gone(target));
+            }
             if segment.verdict == Verdict::InUse && !confirmed(&segment)? {
                 return Ok(());
             }
-            segment.object
+            segment.verdict == Verdict::Stale
         }
     };
-    match remove_object(target, object)? {
+    match remove_object(target, object, only_if_unused)? {
         true => Ok(()),
-        false => Err(format!("cannot remove {target}: it is gone").into()),
+        false => Err(gone(target)),
     }
 }
 
-/// Says whether it was there.
-fn remove_object(target: &Target, object: Object) -> Result<bool, Failure> {
+fn gone(target: &Target) -> Failure {
+    format!("cannot remove {target}: it went, or came to life, meanwhile")
+        .into()
+}
+
+/// Says whether it did.
+fn remove_object(
+    target: &Target,
+    object: Object,
+    only_if_unused: bool,
+) -> Result<bool, Failure> {
     match (target, object) {
-        (_, Object::SystemV(id)) => census::remove_sysv(id, false),
-        (Target::Posix(name), _) => census::remove_posix(name, object, false),
+        (_, Object::SystemV(id)) => census::remove_sysv(id, only_if_unused),
+        (Target::Posix(name), _) => {
+            census::remove_posix(name, object, only_if_unused)
+        }
         _ => Err(format!(
             "cannot remove {target}: it has no name, and goes when its last \
              user lets go of it"
@@ -75,16 +112,20 @@ fn remove_object(target: &Target, object: Object) -> Result<bool, Failure> {
     }
 }
 
-/// Removes this very segment, whoever uses it; says so.
+/// Removes this very segment, whoever uses it, unless nobody did when it was
+/// looked at and somebody does now; says so.
 pub(crate) fn segment(segment: &Segment) -> Result<String, Failure> {
     let Some(target) = &segment.target else {
         let name = &segment.name;
         let why = "it has no name, and goes with its users";
         return Err(format!("cannot remove {name}: {why}").into());
     };
-    match remove_object(target, segment.object)? {
+    let only_if_unused = segment.verdict == Verdict::Stale;
+    match remove_object(target, segment.object, only_if_unused)? {
         true => Ok(format!("removed {target}")),
-        false => Ok(format!("{target} was gone already")),
+        false => {
+            Ok(format!("left {target}: it went, or came to life, meanwhile"))
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use integration_tests::alone::alone_as_root;
 use integration_tests::leaks::{unique_key, unique_name};
-use integration_tests::surroundings::small_dev_shm;
+use integration_tests::surroundings::{small_dev_shm, system_v_limit};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use shm_memfd::{Label, Size};
 
@@ -202,6 +202,43 @@ fn what_cannot_be_created_is_one_line() {
     let mut huge = shm(["create", &new, "--size=2MiB", "--huge=2MiB"]);
     assert!(failure(&mut huge, 1).contains("huge-page pool"));
     assert!(row(&ls([]), "target", &new).is_none());
+}
+
+/// Nobody would know of it.
+#[test]
+fn what_cannot_be_told_is_not_created() {
+    alone_as_root(|| {
+        system_v_limit("shmmni", 100).unwrap();
+        small_dev_shm(1 << 20).unwrap();
+        for target in ["sysv:0", "posix:/a"] {
+            let full = File::options().write(true).open("/dev/full").unwrap();
+            let mut command = shm(["create", target, "--size=10"]);
+            let line = failure(command.stdout(full), 1);
+            assert!(line.contains("cannot write the result"), "{line}");
+        }
+        assert!(shm_sysv::list().unwrap().is_empty());
+        assert_eq!(fs::read_dir("/dev/shm").unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn what_is_larger_than_a_file_may_be_is_one_line() {
+    let made = Created::posix(&["--size=10000"]);
+    let new = format!("posix:/{}", unique_name("new"));
+    let directory = Directory::new();
+    let option = format!("--socket={}/socket", directory.0.display());
+    let commands: [&[&str]; 3] = [
+        &["create", &new, "--size=10000"],
+        &["write", &made.0, "--offset=8KiB", "/etc/passwd"],
+        &["send", &option, "--timeout=0s", env!("CARGO_BIN_EXE_shm")],
+    ];
+    for arguments in commands {
+        let shell = "ulimit -f 1 && exec \"$0\" \"$@\"";
+        let mut command = Command::new("sh");
+        command.args(["-c", shell, env!("CARGO_BIN_EXE_shm")]);
+        let line = failure(command.args(arguments), 1);
+        assert!(line.contains("File too large"), "{line}");
+    }
 }
 
 #[test]

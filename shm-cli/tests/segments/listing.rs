@@ -199,6 +199,11 @@ fn semaphores_are_no_segments() {
     assert!(row(&rows, "name", &format!("/sem.{name}")).is_none());
     assert!(row(&rows, "target", &segment.target()).is_some());
     drop(file);
+    for verb in ["stat", "rm"] {
+        let line = failure(&mut shm([verb, &semaphore.target()]), 1);
+        assert!(line.contains("a semaphore"), "{line}");
+    }
+    assert!(semaphore.path().exists());
 }
 
 #[test]

@@ -35,6 +35,24 @@ fn wrong_usage_is_one_line_and_status_2() {
 }
 
 #[test]
+fn what_was_given_commands_no_terminal_and_stays_in_the_line() {
+    let evil = "\x1b[2Jevil\nUsage: evil";
+    let option = format!("--socket=/{evil}/missing");
+    let write = ["write", "sysv-id:2147483647", evil];
+    for (arguments, status) in [
+        (&["stat", evil][..], 2),
+        (&["send", &option, "--timeout=0s", "/etc/passwd"], 1),
+        (&["man", evil], 2),
+        (&write, 1),
+        (&["send", &option, evil], 1),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shm"));
+        let line = failure(command.args(arguments), status);
+        assert!(!line.contains('\x1b'), "{line:?}");
+    }
+}
+
+#[test]
 fn a_closed_pipe_is_no_failure_and_a_full_disk_is_one() {
     let leaked = Leaked::new(&unique_name("pipe"), b"x");
     let target = leaked.target();

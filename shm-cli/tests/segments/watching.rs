@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use integration_tests::alone::alone;
+use integration_tests::leaks::unique_name;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
@@ -177,6 +178,24 @@ fn only_what_is_confirmed_is_removed() {
     // Control-C is a key here.
     watched.press("\x03");
     assert!(watched.end("").success());
+}
+
+/// It was asked about as what nobody uses.
+#[test]
+fn what_comes_to_life_before_the_answer_is_left() {
+    let leaked = Leaked::new(&unique_name("watch"), b"x");
+    let target = leaked.target();
+    let mut watched = Watched::start();
+    watched.wait_for("q quit");
+    watched.filter(&target[7..]);
+    watched.wait_for("stale: ");
+    watched.press("d");
+    watched.wait_for("It is stale");
+    let file = File::open(leaked.path()).unwrap();
+    watched.press("y");
+    watched.wait_for(&format!("left {target}"));
+    assert!(leaked.path().exists());
+    drop(file);
 }
 
 #[test]

@@ -57,11 +57,8 @@ fn remove(
             .map(|user| format!("{} ({})", user.pid, user.command))
             .collect();
         let users = users.join(", ");
-        return Err(format!(
-            "cannot remove {target}: it has no name, and goes when its last \
-             user lets go of it: {users}"
-        )
-        .into());
+        let error = nameless(&target.to_string());
+        return Err(format!("{error}: {users}").into());
     }
     // What was looked at is what is removed, even if the name is taken anew
     // meanwhile.
@@ -104,22 +101,31 @@ fn remove_object(
         (Target::Posix(name), _) => {
             census::remove_posix(name, object, only_if_unused)
         }
-        _ => Err(format!(
-            "cannot remove {target}: it has no name, and goes when its last \
-             user lets go of it"
-        )
-        .into()),
+        _ => Err(nameless(&target.to_string())),
+    }
+}
+
+fn nameless(what: &str) -> Failure {
+    let why = "it has no name, and goes when its last user lets go of it";
+    format!("cannot remove {what}: {why}").into()
+}
+
+impl Segment {
+    /// What it can be removed by, if it can.
+    pub(crate) fn removable(&self) -> Result<&Target, Failure> {
+        match &self.target {
+            Some(Target::Memfd(_) | Target::Dmabuf(_)) | None => {
+                Err(nameless(&self.name))
+            }
+            Some(target) => Ok(target),
+        }
     }
 }
 
 /// Removes this very segment, whoever uses it, unless nobody did when it was
 /// looked at and somebody does now; says so.
 pub(crate) fn segment(segment: &Segment) -> Result<String, Failure> {
-    let Some(target) = &segment.target else {
-        let name = &segment.name;
-        let why = "it has no name, and goes with its users";
-        return Err(format!("cannot remove {name}: {why}").into());
-    };
+    let target = segment.removable()?;
     let only_if_unused = segment.verdict == Verdict::Stale;
     match remove_object(target, segment.object, only_if_unused)? {
         true => Ok(format!("removed {target}")),

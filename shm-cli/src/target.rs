@@ -1,8 +1,10 @@
 //! How a person names a segment: `sysv:0x1234`, `sysv-id:7`, `posix:/name`,
 //! `memfd:PID/FD`, `dmabuf:PID/FD`.
 
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -13,8 +15,9 @@ use crate::Failure;
 use crate::mechanism::Mechanism;
 use crate::output::printable;
 
-/// One segment; what is printed reads back as the same, unless a POSIX name has
-/// bytes that are not fit to be printed.
+/// One segment; what is printed reads back as the same. In a POSIX name, what is
+/// not fit to be printed is escaped: `\xff` a byte, `\u{1b}` a character, `\\`
+/// the backslash itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Target {
     SysvKey(Key),
@@ -81,12 +84,62 @@ impl FromStr for Target {
         match kind {
             "sysv" => Ok(Self::SysvKey(rest.parse().map_err(told)?)),
             "sysv-id" => Ok(Self::SysvId(rest.parse().map_err(told)?)),
-            "posix" => Ok(Self::Posix(rest.parse().map_err(told)?)),
+            "posix" => {
+                Ok(Self::Posix(Name::new(unescaped(rest)?).map_err(told)?))
+            }
             "memfd" => Ok(Self::Memfd(rest.parse()?)),
             "dmabuf" => Ok(Self::Dmabuf(rest.parse()?)),
             _ => Err(format!("{kind:?} is no kind of target: use {KINDS}")),
         }
     }
+}
+
+/// As [`unescaped`] reads it.
+fn escaped(name: &OsStr) -> String {
+    let parts = name.as_bytes().split(|byte| *byte == b'\\');
+    let parts = parts.map(|part| printable(OsStr::from_bytes(part)));
+    parts.collect::<Vec<_>>().join(r"\\")
+}
+
+fn unescaped(text: &str) -> Result<OsString, String> {
+    let mut bytes = Vec::new();
+    let mut rest = text;
+    while let Some((before, escape)) = rest.split_once('\\') {
+        bytes.extend(before.as_bytes());
+        rest = unescape(escape, &mut bytes).ok_or_else(|| {
+            format!(
+                "cannot use {text:?} as a name: a backslash is written \
+                 \\\\, a byte \\xff, a character \\u{{1b}}"
+            )
+        })?;
+    }
+    bytes.extend(rest.as_bytes());
+    Ok(OsString::from_vec(bytes))
+}
+
+/// What follows a backslash; gives what follows the escape.
+fn unescape<'a>(escape: &'a str, bytes: &mut Vec<u8>) -> Option<&'a str> {
+    if let Some(rest) = escape.strip_prefix('\\') {
+        bytes.push(b'\\');
+        return Some(rest);
+    }
+    let (code, rest) = match escape.strip_prefix('x') {
+        Some(byte) => byte.split_at_checked(2)?,
+        None => escape.strip_prefix("u{")?.split_once('}')?,
+    };
+    // `from_str_radix` takes a sign.
+    if code.starts_with('+') {
+        return None;
+    }
+    let code = u32::from_str_radix(code, 16).ok()?;
+    match escape.starts_with('x') {
+        true => bytes.push(code.try_into().ok()?),
+        false => {
+            let character = char::from_u32(code)?;
+            bytes.extend(character.encode_utf8(&mut [0; 4]).as_bytes());
+        }
+    }
+    Some(rest)
 }
 
 impl FromStr for Descriptor {
@@ -119,7 +172,7 @@ impl fmt::Display for Target {
             Self::SysvId(id) => write!(f, "sysv-id:{id}"),
             Self::Posix(name) => {
                 let file = name.path().file_name().unwrap_or_default();
-                write!(f, "posix:/{}", printable(file))
+                write!(f, "posix:/{}", escaped(file))
             }
             Self::Memfd(descriptor) => write!(f, "memfd:{descriptor}"),
             Self::Dmabuf(descriptor) => write!(f, "dmabuf:{descriptor}"),
@@ -136,6 +189,8 @@ impl fmt::Display for Descriptor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     #[test]
     fn what_is_printed_reads_back() {
@@ -157,6 +212,26 @@ mod tests {
         };
         same("sysv:4660", "sysv:0x1234");
         same("posix:name", "posix:/name");
+        same(r"posix:/\x61\u{62}", "posix:/ab");
+    }
+
+    proptest! {
+        #[test]
+        fn any_name_that_there_can_be_reads_back(
+            name in vec(prop_oneof![Just(b'\\'), Just(b'x'), 1..=255_u8], 1..99),
+        ) {
+            if let Ok(name) = Name::new(OsString::from_vec(name)) {
+                let printed = Target::Posix(name.clone()).to_string();
+                prop_assert!(!printed.contains(char::is_control));
+                prop_assert_eq!(printed.parse(), Ok(Target::Posix(name)));
+            }
+        }
+
+        #[test]
+        fn any_text_is_a_name_or_is_refused(text: String) {
+            let _ = format!("posix:{text}").parse::<Target>();
+            let _ = format!("posix:\\{text}").parse::<Target>();
+        }
     }
 
     #[test]
@@ -176,6 +251,15 @@ mod tests {
             "posix:/",
             "posix:/a/b",
             "posix:..",
+            r"posix:/\",
+            r"posix:/\n",
+            r"posix:/\xf",
+            r"posix:/\x+f",
+            r"posix:/\xfg",
+            r"posix:/\x00",
+            r"posix:/\x2f\x2f",
+            r"posix:/\u{110000}",
+            r"posix:/\u{1b",
         ] {
             let error = text.parse::<Target>().unwrap_err();
             assert!(error.starts_with("cannot use "), "{text:?}: {error}");

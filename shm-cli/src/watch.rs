@@ -42,8 +42,16 @@ pub(crate) struct Arguments {
     mechanism: Vec<Mechanism>,
     /// How long to wait between two looks, such as 500ms or 5s.
     #[arg(long, value_name = "TIME", default_value = "1s")]
-    #[arg(value_parser = humantime::parse_duration)]
+    #[arg(value_parser = interval)]
     interval: Duration,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("there must be some time between".into()),
+        Ok(interval) => Ok(interval),
+        Err(error) => Err(format!("{error}; say it like 500ms or 5s")),
+    }
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -81,6 +89,7 @@ fn watch(
                     match app.press(key) {
                         Action::None => {}
                         Action::Quit => return Ok(()),
+                        Action::Stop => stops.wish(),
                         Action::Remove(segment) => {
                             app.tell(remove::segment(&segment));
                             looker.look_now();

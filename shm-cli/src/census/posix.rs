@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::thread;
 use std::time::Duration;
 
@@ -38,12 +39,14 @@ pub(super) struct Entry {
 /// The files there, sorted by name; some are semaphores.
 pub(super) fn list() -> io::Result<Vec<Entry>> {
     let mut entries = Vec::new();
+    let device = fs::metadata(DIRECTORY)?.dev();
     for entry in fs::read_dir(DIRECTORY)? {
         let entry = entry?;
         // It may be gone by now.
         let Ok(metadata) = entry.metadata() else { continue };
         let Ok(name) = Name::new(entry.file_name()) else { continue };
-        if metadata.is_file() {
+        // A file that is mounted there from elsewhere cannot be removed.
+        if metadata.is_file() && metadata.dev() == device {
             let object = Object::of(&metadata);
             entries.push(Entry { name, object, metadata });
         }
@@ -136,7 +139,8 @@ fn judge(answer: Answer, look: &Look) -> Option<(Verdict, String)> {
     let not_seen = |reason: String| match look.is_complete() {
         true => (
             Verdict::Stale,
-            "no process has it open or mapped; none could hide".to_owned(),
+            "no process has it open or mapped, as far as /proc shows"
+                .to_owned(),
         ),
         false => (
             Verdict::Idle,

@@ -76,6 +76,8 @@ pub(super) enum Mode {
 pub(super) enum Action {
     None,
     Quit,
+    /// Until the shell lets it go on.
+    Stop,
     Remove(Box<Segment>),
 }
 
@@ -196,8 +198,10 @@ impl App {
     pub(super) fn press(&mut self, key: KeyEvent) -> Action {
         // No signal comes from the keyboard now.
         let control = key.modifiers.contains(KeyModifiers::CONTROL);
-        if control && key.code == KeyCode::Char('c') {
-            return Action::Quit;
+        match key.code {
+            KeyCode::Char('c') if control => return Action::Quit,
+            KeyCode::Char('z') if control => return Action::Stop,
+            _ => {}
         }
         match std::mem::replace(&mut self.mode, Mode::Browse) {
             Mode::Browse => self.browse(key.code),
@@ -233,8 +237,11 @@ impl App {
             KeyCode::Char('/') => self.mode = Mode::Filter,
             KeyCode::Enter => self.detail = !self.detail,
             KeyCode::Char('d') | KeyCode::Delete => {
-                if let Some(segment) = self.selected() {
-                    self.mode = Mode::Confirm(Box::new(segment.clone()));
+                if let Some(segment) = self.selected().cloned() {
+                    match segment.removable() {
+                        Ok(_) => self.mode = Mode::Confirm(Box::new(segment)),
+                        Err(why) => self.tell(Err(why)),
+                    }
                 }
             }
             _ => {}
@@ -407,6 +414,21 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn what_has_no_name_is_not_asked_about() {
+        let mut app = App::new();
+        let mut memfd = segment("a", 2);
+        memfd.name = "frames".to_owned();
+        memfd.target = Some("memfd:1/2".parse().unwrap());
+        let nameless = Segment { target: None, ..memfd.clone() };
+        for segment in [memfd, nameless] {
+            app.take(census(vec![segment]));
+            press(&mut app, "d");
+            assert!(matches!(app.mode, Mode::Browse));
+            assert!(app.message.contains("frames"), "{}", app.message);
+        }
+    }
+
+    #[test]
     fn it_is_left_by_these_keys() {
         let quits = |key: KeyEvent, mode: Mode| {
             let mut app = app();
@@ -418,6 +440,9 @@ pub(super) mod tests {
         assert!(quits(KeyCode::Char('q').into(), Mode::Browse));
         assert!(quits(control_c, Mode::Browse));
         assert!(quits(control_c, Mode::Filter));
+        let control_z =
+            KeyEvent::new(KeyCode::Char('z'), KeyModifiers::CONTROL);
+        assert!(matches!(app().press(control_z), Action::Stop));
         assert!(!quits(KeyCode::Char('q').into(), Mode::Filter));
         assert!(!quits(KeyCode::Char('c').into(), Mode::Browse));
     }

@@ -26,6 +26,11 @@ impl Stops {
         Ok(stops)
     }
 
+    /// As the signal that comes from a keyboard otherwise.
+    pub(super) fn wish(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
     /// Stops if that is wished, with the terminal given back; and takes it anew
     /// when it goes on, as whoever had it meanwhile left it in some other way.
     /// Says whether all must be drawn anew.

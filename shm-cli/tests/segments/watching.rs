@@ -214,17 +214,20 @@ fn a_signal_ends_it_and_gives_the_terminal_back() {
 
 #[test]
 fn it_stops_with_the_terminal_given_back_and_goes_on_with_it() {
-    // One that can be noticed before, and one that cannot.
-    for signal in [Signal::SIGTSTP, Signal::SIGSTOP] {
+    // By a key; by a signal that can be noticed before, and one that cannot.
+    for signal in [None, Some(Signal::SIGTSTP), Some(Signal::SIGSTOP)] {
         let mut watched = Watched::start();
         watched.wait_for("q quit");
         let during = tcgetattr(&watched.line).unwrap();
         let pid = Pid::from_raw(watched.child.id().cast_signed());
-        kill(pid, signal).unwrap();
+        match signal {
+            Some(signal) => kill(pid, signal).unwrap(),
+            None => watched.press("\x1a"),
+        }
         let stopped = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOWAIT;
         let status = waitid(Id::Pid(pid), stopped).unwrap();
         assert!(matches!(status, WaitStatus::Stopped(..)), "{status:?}");
-        if signal == Signal::SIGTSTP {
+        if signal != Some(Signal::SIGSTOP) {
             assert_eq!(tcgetattr(&watched.line).unwrap(), watched.before);
             let screen = Arc::clone(&watched.screen);
             watched.wait_until("given back", |_| {
@@ -276,6 +279,8 @@ fn it_ends_when_the_terminal_is_gone() {
 fn without_a_terminal_it_says_so() {
     let line = failure(&mut shm(["watch"]), 1);
     assert!(line.contains("it needs a terminal"), "{line}");
-    let line = failure(&mut shm(["watch", "--interval=soon"]), 2);
-    assert!(line.contains("--interval"), "{line}");
+    for interval in ["--interval=soon", "--interval=0s"] {
+        let line = failure(&mut shm(["watch", interval]), 2);
+        assert!(line.contains("--interval"), "{line}");
+    }
 }

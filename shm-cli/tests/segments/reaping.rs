@@ -15,6 +15,8 @@ use integration_tests::surroundings::{
     new_pid_namespace, small_dev_shm, system_v_limit,
 };
 
+use nix::mount::{MsFlags, mount};
+
 use crate::support::*;
 
 fn in_a_world_of_its_own(test: impl FnOnce()) {
@@ -121,6 +123,23 @@ fn what_is_too_young_or_of_another_mechanism_is_left() {
             assert!(said.ends_with("2 not old enough\n"), "{said}");
             stdout(&mut shm(["reap", "--older-than=0s", "--mechanism=posix"]));
             assert!(left().is_empty());
+        });
+    });
+}
+
+/// As containers do it, where it could not be removed.
+#[test]
+fn a_file_that_is_mounted_there_is_none_of_the_segments() {
+    alone_as_root(|| {
+        in_a_world_of_its_own(|| {
+            fs::write("/dev/shm/mounted", b"").unwrap();
+            let here = Some(env!("CARGO_BIN_EXE_shm"));
+            let none: Option<&str> = None;
+            let bind = MsFlags::MS_BIND;
+            mount(here, "/dev/shm/mounted", none, bind, none).unwrap();
+            assert!(row(&ls([]), "target", "posix:/mounted").is_none());
+            let said = stdout(&mut shm(["reap"]));
+            assert!(said.starts_with("nothing to remove\n"), "{said}");
         });
     });
 }

@@ -82,7 +82,13 @@ fn kernel() -> Option<String> {
 
 fn dev_shm() -> Option<u64> {
     let system = statvfs("/dev/shm").ok()?;
-    Some(system.blocks() * system.fragment_size())
+    #[expect(
+        clippy::useless_conversion,
+        reason = "the types differ between architectures"
+    )]
+    let (blocks, size): (u64, u64) =
+        (system.blocks().into(), system.fragment_size().into());
+    blocks.checked_mul(size)
 }
 
 /// The word in brackets, of several.

@@ -20,7 +20,7 @@ use crate::Failure;
 use crate::mechanism::Mechanism;
 use crate::target::Target;
 
-pub(crate) use anonymous::open_as;
+pub(crate) use anonymous::{open_as, take};
 pub(crate) use look::{Object, User};
 pub(crate) use posix::remove as remove_posix;
 #[cfg(test)]

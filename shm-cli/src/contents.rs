@@ -2,15 +2,16 @@
 //!
 //! Files are read and written by calls, which fail where a mapping would be a
 //! `SIGBUS`: whoever else has the segment may cut it off at any time. System V
-//! segments can only be mapped, and cannot be cut off; nor can a memfd that is
-//! sealed against it.
+//! segments and dma-bufs can only be mapped, and cannot be cut off; nor can a
+//! memfd that is sealed against it.
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-use shm_common::{AsSharedBytes, Error, ReadWrite};
+use shm_common::{Access, AsSharedBytes, Error, ReadWrite};
+use shm_dmabuf::CpuAccess;
 
 use crate::Failure;
 use crate::census::{self, open_as};
@@ -48,6 +49,12 @@ struct Opened<S> {
     _segment: S,
 }
 
+/// A dma-buf, which devices may use as well.
+struct Buffer<A: Access> {
+    segment: shm_dmabuf::Segment<A>,
+    mapping: Mapped<shm_dmabuf::Mapping<A>>,
+}
+
 /// Opens what a target leads to, for reading.
 pub(crate) fn open(target: &Target) -> Result<Box<dyn Contents>, Failure> {
     let cannot = |error: Error| target.cannot("read", error);
@@ -73,7 +80,13 @@ pub(crate) fn open(target: &Target) -> Result<Box<dyn Contents>, Failure> {
             let file = open_memfd(target, *descriptor, false)?;
             from_file(file)?
         }
-        Target::Dmabuf(_) => return Err(no_dmabuf("read", target)),
+        Target::Dmabuf(descriptor) => {
+            let fd = take_dmabuf(target, *descriptor)?;
+            let segment = shm_dmabuf::Segment::open_read_only(fd);
+            let segment = segment.map_err(cannot)?;
+            let mapping = segment.map().map_err(cannot)?;
+            Box::new(Buffer { segment, mapping: Mapped(mapping) })
+        }
     })
 }
 
@@ -118,16 +131,21 @@ pub(crate) fn open_mut(
                 Err(error) => return Err(cannot(error)),
             }
         }
-        Target::Dmabuf(_) => return Err(no_dmabuf("write", target)),
+        Target::Dmabuf(descriptor) => {
+            let fd = take_dmabuf(target, *descriptor)?;
+            let segment = shm_dmabuf::Segment::open(fd).map_err(cannot)?;
+            let mapping = segment.map().map_err(cannot)?;
+            Box::new(Buffer { segment, mapping: Mapped(mapping) })
+        }
     })
 }
 
-fn no_dmabuf(what: &str, target: &Target) -> Failure {
-    format!(
-        "cannot {what} {target}: a dma-buf can only be listed, and looked at \
-         by `shm stat`"
-    )
-    .into()
+fn take_dmabuf(
+    target: &Target,
+    descriptor: Descriptor,
+) -> Result<OwnedFd, Failure> {
+    let object = census::object(target)?;
+    census::take(descriptor, object).map_err(|e| target.cannot("take", e))
 }
 
 /// Opens once more what somebody else's descriptor leads to.
@@ -175,6 +193,35 @@ impl<M: AsSharedBytes<Access = ReadWrite>> ContentsMut for Mapped<M> {
 
     fn write_at(&self, offset: usize, bytes: &[u8]) -> Result<(), Failure> {
         Ok(self.0.as_shared_bytes().write_at(offset, bytes)?)
+    }
+}
+
+impl<A: Access> Contents for Buffer<A> {
+    fn len(&self) -> usize {
+        Contents::len(&self.mapping)
+    }
+
+    fn read_at(
+        &self,
+        offset: usize,
+        buffer: &mut [u8],
+    ) -> Result<usize, Failure> {
+        let access = self.segment.cpu_access(CpuAccess::Read)?;
+        let read = self.mapping.read_at(offset, buffer)?;
+        access.end()?;
+        Ok(read)
+    }
+}
+
+impl ContentsMut for Buffer<ReadWrite> {
+    fn len(&self) -> usize {
+        ContentsMut::len(&self.mapping)
+    }
+
+    fn write_at(&self, offset: usize, bytes: &[u8]) -> Result<(), Failure> {
+        let access = self.segment.cpu_access(CpuAccess::Write)?;
+        self.mapping.write_at(offset, bytes)?;
+        Ok(access.end()?)
     }
 }
 

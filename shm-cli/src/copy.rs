@@ -17,7 +17,8 @@ const PIECE: usize = 256 << 10;
 
 #[derive(clap::Args)]
 pub(crate) struct ReadArguments {
-    /// `sysv:KEY`, `sysv-id:ID`, `posix:/NAME` or `memfd:PID/FD`.
+    /// `sysv:KEY`, `sysv-id:ID`, `posix:/NAME`, `memfd:PID/FD` or
+    /// `dmabuf:PID/FD`.
     target: Target,
     /// Where to begin, such as 0, 4096 or 64KiB.
     #[arg(long, value_name = "N", default_value = "0", value_parser = offset)]
@@ -30,7 +31,8 @@ pub(crate) struct ReadArguments {
 
 #[derive(clap::Args)]
 pub(crate) struct WriteArguments {
-    /// `sysv:KEY`, `sysv-id:ID`, `posix:/NAME` or `memfd:PID/FD`.
+    /// `sysv:KEY`, `sysv-id:ID`, `posix:/NAME`, `memfd:PID/FD` or
+    /// `dmabuf:PID/FD`.
     target: Target,
     /// Where to begin, such as 0, 4096 or 64KiB.
     #[arg(long, value_name = "N", default_value = "0", value_parser = offset)]

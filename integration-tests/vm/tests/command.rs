@@ -5,8 +5,9 @@
 
 use std::env;
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
-use std::process::{Command, id};
+use std::process::{Command, Stdio, id};
 
 use integration_tests::peer::{DEADLINE, Peer};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -81,6 +82,13 @@ fn a_buffer_is_one_row_with_all_who_have_it() {
         (&row["bytes"], &row["users"])
     );
 
+    // Out of this process and back into it.
+    mapping.bytes().write_at(7, b"devices").unwrap();
+    let read = run(&["read", &target, "--offset=7", "--len=7"], b"");
+    assert_eq!(read, b"devices");
+    run(&["write", &target, "--offset=1048574"], b"to");
+    assert_eq!(mapping.bytes().get(1_048_574), Ok(*b"to"));
+
     peer.send("done").unwrap();
     peer.join(DEADLINE).unwrap();
     drop((buffer, again));
@@ -124,7 +132,17 @@ fn list(mechanism: &str) -> Vec<Value> {
 }
 
 fn shm(arguments: &[&str]) -> Value {
-    let output = Command::new("shm").args(arguments).output().unwrap();
+    serde_json::from_slice(&run(arguments, b"")).unwrap()
+}
+
+/// Gives what it prints.
+fn run(arguments: &[&str], input: &[u8]) -> Vec<u8> {
+    let mut command = Command::new("shm");
+    command.args(arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {output:?}");
-    serde_json::from_slice(&output.stdout).unwrap()
+    output.stdout
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -10,6 +10,9 @@ use std::sync::OnceLock;
 
 use nix::fcntl::OFlag;
 use nix::libc;
+use rustix::process::{
+    Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open,
+};
 use shm_common::PageSize;
 use shm_memfd::Seals;
 
@@ -110,6 +113,27 @@ pub(crate) fn open_as(
         return Err(io::ErrorKind::NotFound.into());
     }
     options.open(here)
+}
+
+/// Takes another process's descriptor, if it leads to this object: what cannot
+/// be opened once more, as no dma-buf can.
+///
+/// # Sources
+///
+/// `pidfd_getfd(2)`, of Linux 5.6 and later.
+pub(crate) fn take(
+    descriptor: Descriptor,
+    object: Object,
+) -> io::Result<OwnedFd> {
+    let pid = Pid::from_raw(descriptor.pid).ok_or(io::ErrorKind::NotFound)?;
+    let process = pidfd_open(pid, PidfdFlags::empty())?;
+    let flags = PidfdGetfdFlags::empty();
+    let taken = pidfd_getfd(process, descriptor.fd, flags)?;
+    let here = format!("/proc/self/fd/{}", taken.as_raw_fd());
+    match Object::of_statx(&known(Path::new(&here))?) == object {
+        true => Ok(taken),
+        false => Err(io::ErrorKind::NotFound.into()),
+    }
 }
 
 /// Whether it lies where the kernel keeps memfds, whatever it is called: in

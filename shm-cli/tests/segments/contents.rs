@@ -266,7 +266,6 @@ fn what_cannot_be_opened_is_one_line() {
             let line = failure(&mut shm([verb, target]), 1);
             let hint = match target.split_once(':') {
                 Some(("sysv-id", _)) => "no segment has it",
-                Some(("dmabuf", _)) => "shm stat",
                 _ => "shm ls",
             };
             assert!(line.starts_with("shm: cannot "), "{line}");

@@ -76,11 +76,7 @@ fn run_everywhere() -> Result<bool> {
     let directory = directory.canonicalize()?;
     let kernels = match named {
         Some(image) => vec![Kernel::at(image)?],
-        None => SERIES
-            .iter()
-            .map(|series| Kernel::of_series(series, &directory.join("kernels")))
-            .collect::<Result<_>>()
-            .map_err(Missing)?,
+        None => all_series(&directory.join("kernels"))?,
     };
     let programs = chosen(programs::build()?)?;
     let mut good = true;
@@ -88,6 +84,25 @@ fn run_everywhere() -> Result<bool> {
         good &= run_on(&kernel, &programs, &directory)?;
     }
     Ok(good)
+}
+
+/// The kernels of those series that are to be had, of which there must be one.
+fn all_series(cache: &Path) -> Result<Vec<Kernel>> {
+    let mut kernels = Vec::new();
+    let mut missing = None;
+    for series in SERIES {
+        match Kernel::of_series(series, cache) {
+            Ok(kernel) => kernels.push(kernel),
+            Err(error) => {
+                eprintln!("vm: left out: Linux {series}: {error}");
+                missing = Some(error);
+            }
+        }
+    }
+    match missing {
+        Some(error) if kernels.is_empty() => Err(Missing(error).into()),
+        _ => Ok(kernels),
+    }
 }
 
 fn run_on(

@@ -94,6 +94,13 @@ fn connect(path: &Path, patience: &Patience) -> Result<UnixStream, Failure> {
     loop {
         match connect_at_once(path) {
             Ok(socket) => return Ok(socket),
+            // Which the kernel refuses, too.
+            Err(_) if is_no_socket(path) => {
+                let path = path.display();
+                return Err(
+                    format!("cannot send to {path}: it is no socket").into()
+                );
+            }
             // It does not listen yet, or others wait for it, too.
             Err(error)
                 if matches!(
@@ -123,6 +130,11 @@ fn connect(path: &Path, patience: &Patience) -> Result<UnixStream, Failure> {
             }
         }
     }
+}
+
+fn is_no_socket(path: &Path) -> bool {
+    let there = fs::metadata(path);
+    there.is_ok_and(|metadata| !metadata.file_type().is_socket())
 }
 
 /// Never waits until others are accepted, as a plain connect(2) does: it fails

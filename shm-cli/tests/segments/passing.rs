@@ -174,6 +174,15 @@ fn a_message_without_a_memfd_is_told() {
 }
 
 #[test]
+fn a_file_is_no_socket_and_is_not_waited_for() {
+    let place = Place::new();
+    let file = place.file(b"x");
+    let socket = format!("--socket={file}");
+    let line = failure(&mut shm(["send", &socket, "--timeout=1h", &file]), 1);
+    assert!(line.contains("it is no socket"), "{line}");
+}
+
+#[test]
 fn nobody_waits_for_ever() {
     let place = Place::new();
     let option = place.option();

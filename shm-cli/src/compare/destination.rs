@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 use tempfile::NamedTempFile;
 
 use crate::Failure;
@@ -47,8 +48,10 @@ impl Destination {
     pub(crate) fn write(&self, page: &str) -> Result<(), Failure> {
         let Self::File(path) = self else { return output::print(page) };
         let unwritable = |error: io::Error| cannot(path, error);
-        let mut file = beside(path)?;
-        file.write_all(page.as_bytes()).map_err(unwritable)?;
+        let file = beside(path)?;
+        // Not by way of `file`, whose errors tell the name it has for now.
+        let mut written = file.as_file();
+        written.write_all(page.as_bytes()).map_err(unwritable)?;
         if let Ok(metadata) = fs::metadata(path) {
             let permissions = metadata.permissions();
             file.as_file().set_permissions(permissions).map_err(unwritable)?;
@@ -69,6 +72,14 @@ fn check_replaceable(path: &Path, metadata: &Metadata) -> Result<(), Failure> {
     // is meant to stay.
     let file = File::options().append(true).open(path);
     file.map_err(|error| cannot(path, error))?;
+    // As a container is given one; nothing else can get its name.
+    let attributes = statx(CWD, path, AtFlags::empty(), StatxFlags::empty());
+    if attributes
+        .is_ok_and(|it| it.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+    {
+        let hint = "it is mounted there, and cannot be replaced";
+        return Err(cannot(path, hint));
+    }
     let is_there = |other: io::Result<Metadata>| {
         other.is_ok_and(|other| Object::of(&other) == Object::of(metadata))
     };

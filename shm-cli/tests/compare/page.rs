@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 
 use integration_tests::alone::alone_as_root;
 use integration_tests::surroundings::small_dev_shm;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use scraper::{ElementRef, Html, Selector};
@@ -316,6 +317,21 @@ fn a_page_does_not_take_the_place_of_what_is_printed() {
     }
 }
 
+#[test]
+fn a_page_is_not_put_where_a_file_is_mounted() {
+    alone_as_root(|| {
+        small_dev_shm(1 << 20).unwrap();
+        let directory = Directory::new();
+        let file = directory.file("page.html", b"before");
+        let (none, bind) = (None::<&str>, MsFlags::MS_BIND);
+        mount(Some(&file), &file, none, bind, none).unwrap();
+        let output = output(&mut with_page(&file));
+        umount2(&file, MntFlags::empty()).unwrap();
+        let why = "it is mounted there, and cannot be replaced";
+        assert_refused(&output, &file, why);
+    });
+}
+
 /// As `/dev/stderr` does, where that was removed.
 #[test]
 fn a_link_to_a_file_without_a_name_is_not_replaced() {
@@ -396,8 +412,9 @@ fn a_page_that_does_not_fit_leaves_the_one_that_was_there() {
         let output = output(&mut command);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let line = line(&output);
-        let expected = "shm: cannot write /dev/shm/page.html: No space left";
-        assert!(line.starts_with(expected), "{line}");
+        let expected = "shm: cannot write /dev/shm/page.html: \
+                        No space left on device (os error 28)";
+        assert_eq!(line, expected);
         // Nobody need measure again.
         assert!(output.stdout.starts_with(b"4096 generated"), "{output:?}");
         assert_eq!(fs::read(file).unwrap(), b"before");

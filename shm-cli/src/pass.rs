@@ -236,6 +236,8 @@ impl<'a> Place<'a> {
             };
             format!("cannot listen at {}: {error}{hint}", path.display())
         };
+        // A link may have a longer name than a socket that can be reached.
+        UnixAddr::new(path).map_err(|errno| cannot(errno.into()))?;
         // Of any other process that wants the path.
         let first = path.with_file_name(format!(".{}", process::id()));
         // There is no other thread that would be surprised.

@@ -89,7 +89,10 @@ fn watch(
                     match app.press(key) {
                         Action::None => {}
                         Action::Quit => return Ok(()),
-                        Action::Stop => stops.wish(),
+                        Action::Stop if stops::are_noticed() => stops.wish(),
+                        Action::Stop => app.tell(Err(
+                            "cannot stop: no shell would let it go on".into(),
+                        )),
                         Action::Remove(segment) => {
                             app.tell(remove::segment(&segment));
                             looker.look_now();

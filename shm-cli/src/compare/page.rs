@@ -372,7 +372,7 @@ fn time(nanoseconds: Option<u64>) -> Markup {
 
 /// Its unit is said above or beside.
 fn rate(gb_per_s: Option<f64>) -> Markup {
-    let text = gb_per_s.map_or(String::new(), |rate| format!("{rate:.2}"));
+    let text = gb_per_s.map_or(String::new(), units::three_digits);
     number(gb_per_s, text)
 }
 

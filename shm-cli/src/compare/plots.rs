@@ -4,7 +4,7 @@
 use super::distribution::{Bucket, Distribution};
 use super::plot::{Axis, Line, Plot, Scale};
 use super::report::{Outcome, Report};
-use super::units::{rate, size, time};
+use super::units::{decimals, rate, size, time};
 
 /// Transfer rate against payload size.
 pub(crate) fn rates(report: &Report) -> Plot {
@@ -80,7 +80,7 @@ fn bytes_axis(least: f64, most: f64) -> Axis {
 fn rate_axis(quickest: f64) -> Axis {
     let step = one_two_five(quickest / 5.0);
     let steps = (quickest / step).ceil().max(1.0);
-    let digits = usize::from(step < 1.0) + usize::from(step < 0.1);
+    let digits = decimals(step, 1.0);
     let mut ticks = Vec::new();
     let mut at = 0.0;
     while at <= steps {
@@ -269,6 +269,15 @@ mod tests {
             let axis = rate_axis(quickest);
             assert!(axis.to >= quickest * 0.999, "{quickest}");
             assert!((3..=11).contains(&axis.ticks.len()), "{quickest}");
+        }
+        let numbers = |axis: Axis| {
+            let read = |tick: (f64, String)| (tick.0, tick.1.parse().unwrap());
+            axis.ticks.into_iter().map(read).collect::<Vec<(f64, f64)>>()
+        };
+        for quickest in [0.000_4, 0.003, 0.02, 0.7, 24.8] {
+            for (number, told) in numbers(rate_axis(quickest)) {
+                assert!((number - told).abs() < 1e-9, "{number} {told}");
+            }
         }
         let names = |axis: Axis| {
             let names = axis.ticks.into_iter().map(|(_, name)| name);

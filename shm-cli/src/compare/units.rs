@@ -13,17 +13,27 @@ pub(crate) fn time(nanoseconds: Option<u64>) -> String {
         999_500..999_500_000 => (nanoseconds as f64 / 1e6, "ms"),
         _ => (nanoseconds as f64 / 1e9, "s"),
     };
-    let digits = match value {
-        ..10.0 => 2,
-        ..100.0 => 1,
-        _ => 0,
-    };
-    format!("{value:.digits$} {unit}")
+    format!("{} {unit}", three_digits(value))
 }
 
 /// In 10⁹ bytes a second.
 pub(crate) fn rate(gb_per_s: Option<f64>) -> String {
-    gb_per_s.map_or(String::new(), |rate| format!("{rate:.2} GB/s"))
+    gb_per_s
+        .map_or(String::new(), |rate| format!("{} GB/s", three_digits(rate)))
+}
+
+/// However small it is: a byte is moved at some thousandths of a GB/s.
+pub(crate) fn three_digits(number: f64) -> String {
+    let decimals = decimals(number, 99.95);
+    format!("{number:.decimals$}")
+}
+
+/// How many there must be so that a number is that much in units of the last.
+pub(crate) fn decimals(number: f64, least: f64) -> usize {
+    let tenfold = |number: &f64| Some(number * 10.0);
+    let mut numbers = std::iter::successors(Some(number), tenfold).take(12);
+    // What is a little less is so only by rounding.
+    numbers.position(|number| number >= least * (1.0 - 1e-9)).unwrap_or(2)
 }
 
 /// In the greatest unit of which they are a whole number.
@@ -50,6 +60,24 @@ mod tests {
         assert_eq!(time(Some(12_340_000)), "12.3 ms");
         assert_eq!(time(Some(234_000_000)), "234 ms");
         assert_eq!(time(Some(2_000_000_000)), "2.00 s");
+    }
+
+    #[test]
+    fn a_rate_has_three_digits_however_small_it_is() {
+        let rates = [
+            (123.4, "123 GB/s"),
+            (24.831, "24.8 GB/s"),
+            (9.996, "10.0 GB/s"),
+            (8.07, "8.07 GB/s"),
+            (0.1, "0.100 GB/s"),
+            (0.001_468, "0.00147 GB/s"),
+            (0.000_001, "0.00000100 GB/s"),
+            (0.0, "0.00 GB/s"),
+        ];
+        assert_eq!(rate(None), "");
+        for (gb_per_s, text) in rates {
+            assert_eq!(rate(Some(gb_per_s)), text);
+        }
     }
 
     #[test]

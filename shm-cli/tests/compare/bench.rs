@@ -155,6 +155,21 @@ fn payloads_without_room_are_left_out_and_that_is_no_failure() {
 }
 
 #[test]
+fn a_payload_that_was_not_moved_is_not_told_as_one_that_arrived_wrong() {
+    alone_as_root(|| {
+        small_dev_shm(16 << 10).unwrap();
+        let arguments = ["posix", "--up-to=16KiB", "--rounds=10"];
+        let output = output(&mut shm("bench", arguments));
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let told = "posix: 16 KiB were not moved: cannot posix_fallocate";
+        assert!(text.starts_with(told), "{text}");
+        assert!(!text.contains("NOT every byte"), "{text}");
+        assert!(text.contains("\n| 4 KiB "), "{text}");
+    });
+}
+
+#[test]
 fn a_signal_ends_bench_and_nothing_is_left() {
     let mut run = Run::start(&mut shm("bench", ["posix", MANY]));
     let processes = run.wait_for("posix");

@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 
 use integration_tests::alone::alone_as_root;
 use integration_tests::surroundings::small_dev_shm;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use scraper::{ElementRef, Html, Selector};
@@ -282,15 +283,68 @@ fn a_page_that_cannot_be_written_is_told_before_anything_is_measured() {
     nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).unwrap();
     let missing = directory.path().join("missing");
     let none = format!("there is no directory {}", missing.display());
+    let round = directory.path().join("round");
+    symlink("round", &round).unwrap();
     for (path, why) in [
         (missing.join("page.html"), none.as_str()),
         (directory.path().to_owned(), "it is no regular file"),
         (fifo, "it is no regular file"),
         ("/dev/null".into(), "it is no regular file"),
+        (directory.path().join("new/"), "it is no regular file"),
+        (directory.path().join("new/."), "it is no regular file"),
+        (
+            directory.path().join("a".repeat(256)),
+            "File name too long (os error 36)",
+        ),
+        (round.clone(), "Too many levels of symbolic links (os error 40)"),
     ] {
         assert_refused(&output(&mut with_page(&path)), &path, why);
     }
-    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    assert!(fs::symlink_metadata(&round).unwrap().is_symlink());
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn a_page_does_not_take_the_place_of_what_is_printed() {
+    let directory = Directory::new();
+    let file = directory.file("printed", b"");
+    let open = || File::options().append(true).open(&file).unwrap();
+    for path in [file.as_path(), Path::new("/dev/stdout")] {
+        let output = output(with_page(path).stdout(open()));
+        let why = "it is the standard output, to which --html=- writes";
+        assert_refused(&output, path, why);
+        assert!(fs::read(&file).unwrap().is_empty());
+    }
+}
+
+#[test]
+fn a_page_is_not_put_where_a_file_is_mounted() {
+    alone_as_root(|| {
+        small_dev_shm(1 << 20).unwrap();
+        let directory = Directory::new();
+        let file = directory.file("page.html", b"before");
+        let (none, bind) = (None::<&str>, MsFlags::MS_BIND);
+        mount(Some(&file), &file, none, bind, none).unwrap();
+        let output = output(&mut with_page(&file));
+        umount2(&file, MntFlags::empty()).unwrap();
+        let why = "it is mounted there, and cannot be replaced";
+        assert_refused(&output, &file, why);
+    });
+}
+
+/// As `/dev/stderr` does, where that was removed.
+#[test]
+fn a_link_to_a_file_without_a_name_is_not_replaced() {
+    let directory = Directory::new();
+    let link = directory.path().join("link");
+    symlink("/proc/self/fd/2", &link).unwrap();
+    let file = directory.file("removed", b"");
+    let removed = File::options().append(true).open(&file).unwrap();
+    fs::remove_file(&file).unwrap();
+    let output = output(with_page(&link).stderr(removed));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
 }
 
 #[test]
@@ -358,8 +412,9 @@ fn a_page_that_does_not_fit_leaves_the_one_that_was_there() {
         let output = output(&mut command);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let line = line(&output);
-        let expected = "shm: cannot write /dev/shm/page.html: No space left";
-        assert!(line.starts_with(expected), "{line}");
+        let expected = "shm: cannot write /dev/shm/page.html: \
+                        No space left on device (os error 28)";
+        assert_eq!(line, expected);
         // Nobody need measure again.
         assert!(output.stdout.starts_with(b"4096 generated"), "{output:?}");
         assert_eq!(fs::read(file).unwrap(), b"before");

@@ -200,6 +200,17 @@ fn nobody_waits_for_ever() {
 }
 
 #[test]
+fn nobody_listens_where_nobody_can_connect() {
+    let place = Place::new();
+    let socket = place.directory.0.join("s".repeat(108));
+    let option = format!("--socket={}", socket.display());
+    let line = failure(&mut shm(["recv", "--timeout=1s", &option]), 1);
+    assert!(line.contains("cannot listen at "), "{line}");
+    assert!(line.contains("File name too long"), "{line}");
+    assert_eq!(fs::read_dir(&place.directory.0).unwrap().count(), 0);
+}
+
+#[test]
 fn a_receiver_that_goes_without_reading_is_a_failure() {
     let place = Place::new();
     let listener = UnixListener::bind(place.socket()).unwrap();

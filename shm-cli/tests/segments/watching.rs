@@ -36,6 +36,11 @@ impl Watched {
     /// As a new process leads no group, setsid(1) does not fork but becomes
     /// the command.
     fn start() -> Self {
+        Self::of(&[env!("CARGO_BIN_EXE_shm"), "watch", "--interval=50ms"])
+    }
+
+    /// A command that watches, which leads a session.
+    fn of(command: &[&str]) -> Self {
         let size =
             Winsize { ws_row: 24, ws_col: 240, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(&size, None).unwrap();
@@ -56,8 +61,8 @@ impl Watched {
         let stdio =
             || Stdio::from(pty.slave.as_fd().try_clone_to_owned().unwrap());
         let child = Command::new("setsid")
-            .args(["--ctty", env!("CARGO_BIN_EXE_shm"), "watch"])
-            .arg("--interval=50ms")
+            .arg("--ctty")
+            .args(command)
             .env("TERM", "xterm")
             .stdin(stdio())
             .stdout(stdio())
@@ -214,20 +219,17 @@ fn a_signal_ends_it_and_gives_the_terminal_back() {
 
 #[test]
 fn it_stops_with_the_terminal_given_back_and_goes_on_with_it() {
-    // By a key; by a signal that can be noticed before, and one that cannot.
-    for signal in [None, Some(Signal::SIGTSTP), Some(Signal::SIGSTOP)] {
+    // One that can be noticed before, and one that cannot.
+    for signal in [Signal::SIGTSTP, Signal::SIGSTOP] {
         let mut watched = Watched::start();
         watched.wait_for("q quit");
         let during = tcgetattr(&watched.line).unwrap();
         let pid = Pid::from_raw(watched.child.id().cast_signed());
-        match signal {
-            Some(signal) => kill(pid, signal).unwrap(),
-            None => watched.press("\x1a"),
-        }
+        kill(pid, signal).unwrap();
         let stopped = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOWAIT;
         let status = waitid(Id::Pid(pid), stopped).unwrap();
         assert!(matches!(status, WaitStatus::Stopped(..)), "{status:?}");
-        if signal != Some(Signal::SIGSTOP) {
+        if signal != Signal::SIGSTOP {
             assert_eq!(tcgetattr(&watched.line).unwrap(), watched.before);
             let screen = Arc::clone(&watched.screen);
             watched.wait_until("given back", |_| {
@@ -247,6 +249,34 @@ fn it_stops_with_the_terminal_given_back_and_goes_on_with_it() {
         watched.press("q");
         assert!(watched.end("Stopped").success());
     }
+}
+
+/// Also where it is a script that the shell waits for.
+#[test]
+fn a_key_stops_the_job_and_the_shell_goes_on() {
+    let shm = env!("CARGO_BIN_EXE_shm");
+    for job in ["\"$0\" watch", "sh -c '\"$0\" watch; true' \"$0\""] {
+        let script = format!("{job}; echo It stopped; read line; fg");
+        let mut watched = Watched::of(&["sh", "-m", "-c", &script, shm]);
+        watched.wait_for("q quit");
+        watched.press("\x1a");
+        watched.wait_for("It stopped");
+        assert_eq!(tcgetattr(&watched.line).unwrap(), watched.before);
+        watched.press("\r");
+        watched.wait_for("q quit");
+        watched.press("q");
+        assert!(watched.end("It stopped").success());
+    }
+}
+
+#[test]
+fn a_key_stops_nothing_that_nobody_would_let_go_on() {
+    let mut watched = Watched::start();
+    watched.wait_for("q quit");
+    watched.press("\x1a");
+    watched.wait_for("cannot stop: no shell would let it go on");
+    watched.press("q");
+    assert!(watched.end("").success());
 }
 
 /// As when its window is closed; whether or not a signal comes as well. Alone,

@@ -238,8 +238,10 @@ impl<'a> Place<'a> {
         };
         // A link may have a longer name than a socket that can be reached.
         UnixAddr::new(path).map_err(|errno| cannot(errno.into()))?;
-        // Of any other process that wants the path.
+        // Of any other process that wants the path; unless one that had this
+        // number was killed here.
         let first = path.with_file_name(format!(".{}", process::id()));
+        remove_if_abandoned(&first);
         // There is no other thread that would be surprised.
         let before = umask(Mode::from_bits_truncate(0o177));
         let listener = UnixListener::bind(&first);

@@ -84,18 +84,28 @@ impl Census {
     /// There is none, or it cannot be looked at.
     pub(crate) fn find(target: &Target) -> Result<(Self, Segment), Failure> {
         let object = object(target)?;
-        let mut census = Self::take(&[target.mechanism()])?;
-        let at = census.segments.iter().position(|s| s.object == object);
-        let Some(at) = at else {
-            return Err(match census.failures.pop() {
-                Some(failure) => failure.into(),
-                None => absent(target).into(),
-            });
-        };
-        let mut segment = census.segments.swap_remove(at);
+        let census = Self::take(&[target.mechanism()])?;
+        let mut segment = census.segment(target, object)?.clone();
         // Many descriptors may lead to it; this is the one that was asked for.
         segment.target = Some(target.clone());
         Ok((census, segment))
+    }
+
+    /// The one that a target led to before this look.
+    ///
+    /// # Errors
+    ///
+    /// It is not there, or could not be looked at.
+    pub(crate) fn segment(
+        &self,
+        target: &Target,
+        object: Object,
+    ) -> Result<&Segment, Failure> {
+        let found = self.segments.iter().find(|s| s.object == object);
+        found.ok_or_else(|| match self.failures.first() {
+            Some(failure) => failure.clone().into(),
+            None => absent(target).into(),
+        })
     }
 }
 

@@ -1,6 +1,5 @@
 //! `shm rm`: removes segments by name, after asking where somebody uses them.
 
-use std::collections::HashSet;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -21,14 +20,18 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let Arguments { targets, force } = arguments;
-    // One look for all: it takes longer than a removal.
-    let stale = match force {
-        true => HashSet::new(),
-        false => stale(targets)?,
+    // Before the look, which is one for all: it takes longer than a removal.
+    let objects: Vec<_> = targets.iter().map(census::object).collect();
+    let mechanisms: Vec<_> = targets.iter().map(Target::mechanism).collect();
+    let seen = match force {
+        true => None,
+        false => Some(Census::take(&mechanisms)?),
     };
     let mut code = ExitCode::SUCCESS;
-    for target in targets {
-        if let Err(error) = remove(target, *force, &stale) {
+    for (target, object) in targets.iter().zip(objects) {
+        let seen = seen.as_ref();
+        let removed = object.and_then(|object| remove(target, object, seen));
+        if let Err(error) = removed {
             complain(&error.to_string());
             code = ExitCode::FAILURE;
         }
@@ -36,18 +39,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(code)
 }
 
-/// What nobody needs, among what may be meant.
-fn stale(targets: &[Target]) -> Result<HashSet<Object>, Failure> {
-    let mechanisms: Vec<_> = targets.iter().map(Target::mechanism).collect();
-    let segments = Census::take(&mechanisms)?.segments.into_iter();
-    let stale = segments.filter(|s| s.verdict == Verdict::Stale);
-    Ok(stale.map(|segment| segment.object).collect())
-}
-
+/// What was looked at is what is removed, even if the name is taken anew
+/// meanwhile. Without a look, nobody is asked.
 fn remove(
     target: &Target,
-    force: bool,
-    stale: &HashSet<Object>,
+    object: Object,
+    seen: Option<&Census>,
 ) -> Result<(), Failure> {
     if let Target::Memfd(_) | Target::Dmabuf(_) = target {
         let (_, segment) = Census::find(target)?;
@@ -60,20 +57,12 @@ fn remove(
         let error = nameless(&target.to_string());
         return Err(format!("{error}: {users}").into());
     }
-    // What was looked at is what is removed, even if the name is taken anew
-    // meanwhile.
-    let object = census::object(target)?;
-    if stale.contains(&object) && remove_object(target, object, true)? {
-        return Ok(());
-    }
-    let only_if_unused = match force {
-        true => false,
-        false => {
-            let (_, segment) = Census::find(target)?;
-            if segment.object != object {
-                return Err(gone(target));
-            }
-            if segment.verdict == Verdict::InUse && !confirmed(&segment)? {
+    let only_if_unused = match seen {
+        None => false,
+        Some(seen) => {
+            let segment = seen.segment(target, object)?;
+            let in_use = segment.verdict == Verdict::InUse;
+            if in_use && !confirmed(target, &segment.evidence)? {
                 return Ok(());
             }
             segment.verdict == Verdict::Stale
@@ -81,13 +70,11 @@ fn remove(
     };
     match remove_object(target, object, only_if_unused)? {
         true => Ok(()),
-        false => Err(gone(target)),
+        false => Err(format!(
+            "cannot remove {target}: it went, or came to life, meanwhile"
+        )
+        .into()),
     }
-}
-
-fn gone(target: &Target) -> Failure {
-    format!("cannot remove {target}: it went, or came to life, meanwhile")
-        .into()
 }
 
 /// Says whether it did.
@@ -136,10 +123,7 @@ pub(crate) fn segment(segment: &Segment) -> Result<String, Failure> {
 }
 
 /// Asks the person at the terminal; where there is none, that is a failure.
-fn confirmed(segment: &Segment) -> Result<bool, Failure> {
-    let target = segment.target.as_ref().map(ToString::to_string);
-    let target = target.unwrap_or_default();
-    let evidence = &segment.evidence;
+fn confirmed(target: &Target, evidence: &str) -> Result<bool, Failure> {
     if !io::stdin().is_terminal() {
         return Err(format!(
             "cannot remove {target}: it is in use ({evidence}); --force does \

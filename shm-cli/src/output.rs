@@ -12,12 +12,13 @@ use crate::Failure;
 
 /// Writes the result, and a line feed.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
-    written((|| {
-        let mut stdout = io::stdout().lock();
-        writeln!(stdout, "{text}")?;
-        stdout.flush()
-    })())
-    .map(|_| ())
+    print_as_is(format!("{text}\n").as_bytes())
+}
+
+/// Writes the result.
+pub(crate) fn print_as_is(text: &[u8]) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    written(stdout.write_all(text).and_then(|()| stdout.flush())).map(drop)
 }
 
 /// What became of writing to standard output: whether anybody reads on.

@@ -1,13 +1,12 @@
 //! `shm completions` and `shm man`: what other programs make of the command's
 //! own description.
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 
-use crate::output::written;
+use crate::output::print_as_is;
 use crate::{Arguments, Failure, Usage};
 
 #[derive(clap::Args)]
@@ -28,7 +27,8 @@ pub(crate) fn completions(
     let mut script = Vec::new();
     let mut command = for_people();
     clap_complete::generate(arguments.shell, &mut command, "shm", &mut script);
-    print(&script)
+    print_as_is(&script)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(crate) fn man(arguments: &ManArguments) -> Result<ExitCode, Failure> {
@@ -47,7 +47,8 @@ pub(crate) fn man(arguments: &ManArguments) -> Result<ExitCode, Failure> {
     let source = concat!("shm ", env!("CARGO_PKG_VERSION"));
     let man = clap_mangen::Man::new(command).title(title).source(source);
     man.render(&mut page)?;
-    print(&page)
+    print_as_is(&page)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The command without what only the command itself calls.
@@ -59,10 +60,4 @@ fn for_people() -> Command {
         .about(whole.get_about().cloned().unwrap_or_default())
         .subcommand_required(true)
         .subcommands(shown.cloned())
-}
-
-fn print(text: &[u8]) -> Result<ExitCode, Failure> {
-    let mut stdout = io::stdout().lock();
-    written(stdout.write_all(text).and_then(|()| stdout.flush()))?;
-    Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -12,8 +11,6 @@ use integration_tests::surroundings::{small_dev_shm, system_v_limit};
 use nix::sys::stat::Mode;
 
 use crate::support::*;
-
-const NOBODY: u32 = 65_534;
 
 #[test]
 fn wrong_usage_is_status_2() {
@@ -172,25 +169,19 @@ fn no_system_v_segments_fails_sysv_only() {
 #[test]
 fn any_user_may_compare_what_that_user_may_read() {
     alone_as_root(|| {
-        // The program may lie where only root gets.
         let directory = Directory::new();
         let everyone = fs::Permissions::from_mode(0o755);
         fs::set_permissions(directory.path(), everyone).unwrap();
-        let program = directory.path().join("shm");
-        fs::copy(env!("CARGO_BIN_EXE_shm"), &program).unwrap();
-        let as_nobody = |arguments: &[&str]| {
-            let mut command = Command::new(&program);
-            command.args(arguments).current_dir("/");
-            command.uid(NOBODY).gid(NOBODY).output().unwrap()
-        };
-        let arguments = ["compare", "--json", "--size=1MiB", "--rounds=10"];
-        assert_all_verified(&as_nobody(&arguments));
+        let mut command = compare_as_nobody(&directory);
+        command.args(["--json", "--size=1MiB", "--rounds=10"]);
+        assert_all_verified(&command.output().unwrap());
 
         let secret = directory.file("secret", b"secret");
         let nobody = fs::Permissions::from_mode(0o000);
         fs::set_permissions(&secret, nobody).unwrap();
         let secret = secret.to_str().unwrap();
-        let output = as_nobody(&["compare", "--payload", secret]);
+        let mut command = compare_as_nobody(&directory);
+        let output = command.args(["--payload", secret]).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         assert!(line(&output).contains("Permission denied"), "{output:?}");
     });

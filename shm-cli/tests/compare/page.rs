@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -353,14 +353,9 @@ fn a_page_is_not_put_where_its_user_may_not_write() {
         let directory = Directory::new();
         let everyone = fs::Permissions::from_mode(0o755);
         fs::set_permissions(directory.path(), everyone).unwrap();
-        // The program may lie where only root gets.
-        let program = directory.path().join("shm");
-        fs::copy(env!("CARGO_BIN_EXE_shm"), &program).unwrap();
         let as_nobody = |path: &Path| {
-            let mut command = Command::new(&program);
-            command.arg("compare").args(SMALL).arg("--html").arg(path);
-            command.current_dir("/").uid(65_534).gid(65_534);
-            command.output().unwrap()
+            let mut command = compare_as_nobody(&directory);
+            command.args(SMALL).arg("--html").arg(path).output().unwrap()
         };
         let denied = "Permission denied (os error 13)";
         let new = directory.path().join("page.html");

@@ -236,3 +236,17 @@ impl Drop for Directory {
         let _ = fs::remove_dir_all(&self.0);
     }
 }
+
+/// The command with `compare`, as a user who owns nothing; started by root, from
+/// this directory.
+pub(crate) fn compare_as_nobody(directory: &Directory) -> Command {
+    const NOBODY: u32 = 65_534;
+    // The program may lie where only root gets.
+    let program = directory.path().join("shm");
+    if !program.exists() {
+        fs::copy(env!("CARGO_BIN_EXE_shm"), &program).unwrap();
+    }
+    let mut command = Command::new(program);
+    command.arg("compare").current_dir("/").uid(NOBODY).gid(NOBODY);
+    command
+}

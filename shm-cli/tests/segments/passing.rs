@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
@@ -56,6 +56,16 @@ impl Place {
 
     /// The socket is there a moment before anybody listens at it. To the
     /// receiver, this is a look and no sender.
+    /// A socket that has its path and does not listen yet.
+    fn bind(&self) -> OwnedFd {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let (family, kind) = (AddressFamily::Unix, SockType::Stream);
+        let socket = socket(family, kind, flags, None).unwrap();
+        let address = UnixAddr::new(&self.socket()).unwrap();
+        bind(socket.as_raw_fd(), &address).unwrap();
+        socket
+    }
+
     fn wait_until_it_listens(&self) {
         let begun = Instant::now();
         while UnixStream::connect(self.socket()).is_err() {
@@ -285,11 +295,7 @@ fn what_others_put_in_its_place_is_theirs() {
 #[test]
 fn one_that_does_not_listen_yet_keeps_its_socket() {
     let place = Place::new();
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let (family, kind) = (AddressFamily::Unix, SockType::Stream);
-    let other = socket(family, kind, flags, None).unwrap();
-    let path = place.socket();
-    bind(other.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+    let (other, path) = (place.bind(), place.socket());
     let inode = fs::symlink_metadata(&path).unwrap().ino();
     let mut receive = shm(["recv", &place.option(), "--timeout=1s"]);
     let receiver = receive.stderr(Stdio::piped()).spawn().unwrap();
@@ -306,11 +312,7 @@ fn one_that_does_not_listen_yet_keeps_its_socket() {
 #[test]
 fn a_crowd_before_a_receiver_that_accepts_nobody_is_told() {
     let place = Place::new();
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let (family, kind) = (AddressFamily::Unix, SockType::Stream);
-    let other = socket(family, kind, flags, None).unwrap();
-    let path = place.socket();
-    bind(other.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+    let (other, path) = (place.bind(), place.socket());
     listen(&other, Backlog::new(0).unwrap()).unwrap();
     let _first = UnixStream::connect(&path).unwrap();
     let option = place.option();
